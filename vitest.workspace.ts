@@ -1,0 +1,30 @@
+import type { TestProjectConfiguration } from 'vitest/config'
+
+// Siblings are read from their sources: no build stands between a change and its test.
+const conditions = ['@common-handlers/source', 'node', 'import', 'module', 'default']
+const source = { resolve: { conditions }, ssr: { resolve: { conditions, externalConditions: conditions } } }
+const exclude = ['**/node_modules/**', '**/dist/**']
+
+const projects: TestProjectConfiguration[] = [
+  {
+    ...source,
+    test: {
+      name: 'unit',
+      include: ['{packages,apps}/*/test/**/*.test.ts', 'demo/test/**/*.test.ts'],
+      exclude: [...exclude, '**/*.int.test.ts'],
+      testTimeout: 30_000,
+    },
+  },
+  {
+    ...source,
+    test: {
+      name: 'servers',
+      include: ['{packages,apps}/*/test/**/*.int.test.ts', 'demo/test/**/*.int.test.ts'],
+      exclude,
+      testTimeout: 120_000,
+      hookTimeout: 300_000,
+    },
+  },
+]
+
+export default projects
