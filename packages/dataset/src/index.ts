@@ -1,1 +1,16 @@
-export { type LogicalType, logicalTypes, type Manifest, type ManifestColumn, type ManifestFile, MANIFEST_VERSION, manifestSchema } from './manifest.ts'
+export {
+  type Compression,
+  type Dialect,
+  type LogicalType,
+  logicalTypes,
+  type Manifest,
+  type ManifestColumn,
+  type ManifestFile,
+  type ManifestFormat,
+  type ManifestSnapshot,
+  type ManifestSource,
+  type ManifestWatermark,
+  MANIFEST_VERSION,
+  manifestSchema,
+  type TargetType,
+} from './manifest.ts'

@@ -22,90 +22,184 @@ export const logicalTypes = [
   'timestamptz',
 ] as const
 
-export const columnSchema = z.strictObject({
-  name: z.string().min(1),
+export type LogicalType = (typeof logicalTypes)[number]
+
+/** The type an engine's column gets. */
+export interface TargetType {
+  /** In the engine's own words: `decimal(10,2)`, `timestamp(6) with time zone`, `varchar`. */
+  readonly type: string
+  /** Why the type is a text although the value is none: what would be lost otherwise. */
+  readonly textBecause?: string | undefined
+}
+
+/** One column of a run, in the order of the files. */
+export interface ManifestColumn {
+  readonly name: string
   /** As PostgreSQL's format_type() spells it: `numeric(10,2)`, `timestamp with time zone`. */
-  sourceType: z.string(),
-  logicalType: z.enum(logicalTypes),
-  /** Digits of a decimal. */
-  precision: z.int().positive().optional(),
-  scale: z.int().nonnegative().optional(),
-  nullable: z.boolean(),
+  readonly sourceType: string
+  readonly logicalType: LogicalType
+  /** Digits of a decimal in all. */
+  readonly precision?: number | undefined
+  /** Digits of a decimal behind the point. */
+  readonly scale?: number | undefined
+  readonly nullable: boolean
   /** Position in the primary key, from 1. */
-  keyPosition: z.int().positive().optional(),
+  readonly keyPosition?: number | undefined
   /** True when this run holds values outside the years 0001–9999, ±infinity, NaN in a decimal or 24:00:00: not every engine can hold them. */
-  exceptional: z.boolean().optional(),
-  /** The type that holds every value of this run exactly, by engine; `text` types where nothing else does, then with the reason. */
-  targets: z.strictObject({
-    iceberg: z.strictObject({ type: z.string(), textBecause: z.string().optional() }),
-    duckdb: z.strictObject({ type: z.string(), textBecause: z.string().optional() }),
-  }),
+  readonly exceptional?: boolean | undefined
+  /** The type that holds every value of this run exactly, by engine; a text type where nothing else does, then with the reason. */
+  readonly targets: { readonly iceberg: TargetType; readonly duckdb: TargetType }
+}
+
+/** One file of a run. */
+export interface ManifestFile {
+  /** Name within the run's folder: `part-00000.csv.gz`. */
+  readonly name: string
+  readonly rows: number
+  /** Bytes as stored, compressed. */
+  readonly bytes: number
+  /** Of the bytes as stored, in hexadecimal. */
+  readonly sha256: string
+  /** What the store answered when the file was written: the checksum it keeps itself. */
+  readonly etag: string
+}
+
+/** What an incremental run read, by the values of one column. */
+export interface ManifestWatermark {
+  readonly column: string
+  /** The highest value read by the run before, in PostgreSQL's text; absent in the first run. Exclusive. */
+  readonly from?: string | undefined
+  /** The highest value in this run or, when it is empty, that of the run before. Inclusive; absent while no row was ever read. */
+  readonly to?: string | undefined
+  /** True when rows at or below `from` were looked for, too: those whose transaction committed after the snapshot of the run before. */
+  readonly lateRows: boolean
+}
+
+export interface ManifestSource {
+  readonly system: 'postgresql'
+  readonly serverVersion: string
+  readonly database: string
+  /** `"app"."audit_log"`; absent when the source is a query. */
+  readonly table?: string | undefined
+  readonly query?: string | undefined
+}
+
+/** The snapshot of the one REPEATABLE READ transaction that read every file of the run. */
+export interface ManifestSnapshot {
+  /** pg_current_snapshot(): `xmin:xmax:xip_list`. */
+  readonly id: string
+  readonly xmin: string
+  readonly xmax: string
+  readonly xip: readonly string[]
+  /** Write-ahead log position, absent on a standby. */
+  readonly lsn?: string | undefined
+}
+
+/** `one-row-a-line`: see dialect.ts. `rfc4180`: PostgreSQL's CSV as it is, line breaks inside of quoted fields included. */
+export type Dialect = 'one-row-a-line' | 'rfc4180'
+export type Compression = 'gzip' | 'zstd' | 'none'
+
+/** How the files of a run are written. */
+export interface ManifestFormat {
+  readonly dialect: Dialect
+  readonly compression: Compression
+  /** How NULL is written; quoted, it is the text itself. */
+  readonly null: string
+  /** Each file begins with a line of column names. */
+  readonly header: true
+}
+
+/** What `_manifest.json` says of a run. The run exists once this is written. */
+export interface Manifest {
+  readonly version: typeof MANIFEST_VERSION
+  readonly dataset: string
+  readonly runId: string
+  /** The newest run of this dataset when this one began. */
+  readonly previousRunId?: string | undefined
+  /** ISO 8601, in UTC. */
+  readonly createdAt: string
+  /** Which program wrote it: `audit-log-extractor 0.1.0`. */
+  readonly createdBy: string
+  readonly source: ManifestSource
+  readonly mode: 'full' | 'incremental'
+  readonly watermark?: ManifestWatermark | undefined
+  readonly snapshot: ManifestSnapshot
+  readonly columns: readonly ManifestColumn[]
+  readonly format: ManifestFormat
+  readonly files: readonly ManifestFile[]
+  readonly totals: { readonly files: number; readonly rows: number; readonly bytes: number }
+}
+
+const targetSchema = z.strictObject({
+  type: z.string().min(1).describe('the type in the words of the engine'),
+  textBecause: z.string().optional().describe('why the type is a text although the value is none'),
 })
 
-export const fileSchema = z.strictObject({
-  /** Name within the run's folder: `part-00000.csv.gz`. */
+const columnSchema = z.strictObject({
   name: z.string().min(1),
+  sourceType: z.string().describe("as PostgreSQL's format_type() spells it"),
+  logicalType: z.enum(logicalTypes),
+  precision: z.int().positive().optional().describe('digits of a decimal in all'),
+  scale: z.int().nonnegative().optional().describe('digits of a decimal behind the point'),
+  nullable: z.boolean(),
+  keyPosition: z.int().positive().optional().describe('position in the primary key, from 1'),
+  exceptional: z
+    .boolean()
+    .optional()
+    .describe('this run holds values outside the years 0001–9999, ±infinity, NaN in a decimal or 24:00:00'),
+  targets: z
+    .strictObject({ iceberg: targetSchema, duckdb: targetSchema })
+    .describe('the type that holds every value of this run exactly, by engine'),
+})
+
+const fileSchema = z.strictObject({
+  name: z.string().min(1).regex(/^[^/]+$/, 'expected a name without a folder').describe("name within the run's folder"),
   rows: z.int().nonnegative(),
-  /** Bytes as stored, compressed. */
-  bytes: z.int().nonnegative(),
-  /** Of the bytes as stored, in hexadecimal. */
-  sha256: z.string().regex(/^[0-9a-f]{64}$/),
-  /** What the store answered when the file was written: the checksum it keeps itself. */
-  etag: z.string(),
+  bytes: z.int().nonnegative().describe('as stored, compressed'),
+  sha256: z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 hexadecimal digits').describe('of the bytes as stored'),
+  etag: z.string().describe('what the store answered when the file was written'),
 })
 
 const watermarkSchema = z.strictObject({
-  column: z.string(),
-  /** The highest value read by the run before, in PostgreSQL's text; absent in the first run. Exclusive. */
-  from: z.string().optional(),
-  /** The highest value in this run or, when it is empty, that of the run before. Inclusive; absent while no row was ever read. */
-  to: z.string().optional(),
-  /** Rows at or below `from` whose transaction committed after the snapshot of the run before. */
-  lateRows: z.boolean(),
+  column: z.string().min(1),
+  from: z.string().optional().describe('exclusive; absent in the first run'),
+  to: z.string().optional().describe('inclusive; absent while no row was ever read'),
+  lateRows: z.boolean().describe('rows at or below `from` that committed after the snapshot of the run before were looked for'),
 })
 
-export const manifestSchema = z.strictObject({
+/** Checks a manifest read from a store; an unknown key is an error, so that a newer writer cannot be misread. */
+export const manifestSchema: z.ZodType<Manifest> = z.strictObject({
   version: z.literal(MANIFEST_VERSION),
   dataset: z.string().min(1),
   runId: z.string().min(1),
-  /** The newest run of this dataset when this one began. */
-  previousRunId: z.string().optional(),
+  previousRunId: z.string().optional().describe('the newest run of this dataset when this one began'),
   createdAt: z.iso.datetime(),
-  /** Which program wrote it: `audit-log-extractor 0.1.0`. */
   createdBy: z.string(),
   source: z.strictObject({
     system: z.literal('postgresql'),
     serverVersion: z.string(),
     database: z.string(),
-    /** `"app"."audit_log"`; absent when the source is a query. */
-    table: z.string().optional(),
+    table: z.string().optional().describe('quoted; absent when the source is a query'),
     query: z.string().optional(),
   }),
   mode: z.enum(['full', 'incremental']),
   watermark: watermarkSchema.optional(),
-  /** Of the one REPEATABLE READ transaction that read every file of the run. */
-  snapshot: z.strictObject({
-    /** pg_current_snapshot(): `xmin:xmax:xip_list`. */
-    id: z.string(),
-    xmin: z.string(),
-    xmax: z.string(),
-    xip: z.array(z.string()),
-    /** Write-ahead log position, absent on a standby. */
-    lsn: z.string().optional(),
-  }),
+  snapshot: z
+    .strictObject({
+      id: z.string().describe('pg_current_snapshot()'),
+      xmin: z.string(),
+      xmax: z.string(),
+      xip: z.array(z.string()),
+      lsn: z.string().optional().describe('write-ahead log position, absent on a standby'),
+    })
+    .describe('of the one REPEATABLE READ transaction that read every file of the run'),
   columns: z.array(columnSchema).min(1),
   format: z.strictObject({
     dialect: z.enum(['one-row-a-line', 'rfc4180']),
     compression: z.enum(['gzip', 'zstd', 'none']),
-    /** How NULL is written; quoted, it is the text itself. */
-    null: z.string(),
+    null: z.string().describe('how NULL is written; quoted, it is the text itself'),
     header: z.literal(true),
   }),
   files: z.array(fileSchema),
   totals: z.strictObject({ files: z.int().nonnegative(), rows: z.int().nonnegative(), bytes: z.int().nonnegative() }),
 })
-
-export type LogicalType = (typeof logicalTypes)[number]
-export type ManifestColumn = z.output<typeof columnSchema>
-export type ManifestFile = z.output<typeof fileSchema>
-export type Manifest = z.output<typeof manifestSchema>
