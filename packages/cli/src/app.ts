@@ -11,6 +11,7 @@ import {
   mergeConfig,
   type ReferenceResolver,
   scrub,
+  setConfigValue,
 } from '@common-handlers/core'
 import { Command, CommanderError, Option } from 'commander'
 import type { z } from 'zod'
@@ -216,9 +217,7 @@ function overridesOf(app: App<z.ZodType>, settings: readonly string[]): ConfigTr
     }
     const path = setting.slice(0, at).split('.')
     const key = keys.find((candidate) => candidate.path.join('.') === path.join('.'))
-    let node = tree
-    for (const step of path.slice(0, -1)) node = (node[step] ??= {}) as Record<string, unknown>
-    node[path.at(-1) ?? ''] = fromText(setting.slice(at + 1), key ?? { type: 'json', path }, `--set`)
+    setConfigValue(tree, path, fromText(setting.slice(at + 1), key ?? { type: 'json', path }, '--set'))
   }
   return tree
 }
@@ -253,7 +252,7 @@ function listKeys(app: App<z.ZodType>): { text: string; json: unknown } {
     description: key.description,
   }))
   const rows = keys.map((key) => {
-    const fallback = key.default === undefined || typeof key.default === 'object' ? '' : String(key.default)
+    const fallback = ['string', 'number', 'boolean'].includes(typeof key.default) ? String(key.default as string) : ''
     return [key.key, key.type, fallback, key.environment, key.description ?? '']
   })
   return { text: formatTable([['key', 'type', 'default', 'environment', ''], ...rows]), json: keys }

@@ -40,7 +40,7 @@ interface AnyDef {
   readonly defaultValue?: unknown
 }
 
-const definition = (schema: z.core.$ZodType): AnyDef => schema._zod.def as unknown as AnyDef
+const definition = (schema: z.core.$ZodType): AnyDef => schema._zod.def as AnyDef
 
 /** Takes off what stands around a schema (optional, default, nullable, pipes) and keeps what that says. */
 function unwrap(schema: z.core.$ZodType): Unwrapped {

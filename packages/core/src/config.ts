@@ -59,7 +59,7 @@ export async function loadConfig<S extends z.ZodType>(layers: ConfigLayers<S>): 
     const resolved = isReference(leaf.value)
       ? await resolveReference(leaf.value, leaf.path.join('.'), leaf.origin, layers.resolvers ?? {})
       : leaf.value
-    place(tree, leaf.path, resolved)
+    setConfigValue(tree, leaf.path, resolved)
   }
   const parsed = await layers.schema.safeParseAsync(tree)
   if (!parsed.success) throw invalid(parsed.error.issues, layers.schema, leaves)
@@ -73,7 +73,7 @@ export async function loadConfig<S extends z.ZodType>(layers: ConfigLayers<S>): 
 export async function mergeConfig<S extends z.ZodType>(layers: ConfigLayers<S>): Promise<Record<string, unknown>> {
   const { leaves } = await mergeLayers(layers)
   const tree: Record<string, unknown> = {}
-  for (const leaf of leaves.values()) place(tree, leaf.path, leaf.value)
+  for (const leaf of leaves.values()) setConfigValue(tree, leaf.path, leaf.value)
   return tree
 }
 
@@ -113,11 +113,18 @@ function isTree(value: unknown): value is ConfigTree {
   return prototype === Object.prototype || prototype === null
 }
 
-function place(tree: Record<string, unknown>, path: readonly string[], value: unknown): void {
+/** Sets a value deep in a tree, making the trees above it. Only own keys count, so that `__proto__` is a key like any other. */
+export function setConfigValue(tree: Record<string, unknown>, path: readonly string[], value: unknown): void {
   let node = tree
-  for (const step of path.slice(0, -1)) node = (node[step] ??= {}) as Record<string, unknown>
-  const last = path.at(-1)
-  if (last !== undefined) Object.defineProperty(node, last, { value, enumerable: true, writable: true, configurable: true })
+  for (const step of path.slice(0, -1)) {
+    if (!Object.hasOwn(node, step)) define(node, step, {})
+    node = Object.getOwnPropertyDescriptor(node, step)?.value as Record<string, unknown>
+  }
+  define(node, path.at(-1) ?? '', value)
+}
+
+function define(node: object, key: string, value: unknown): void {
+  Object.defineProperty(node, key, { value, enumerable: true, writable: true, configurable: true })
 }
 
 /** Reads a configuration file: JSON, or YAML by its suffix. */
@@ -207,7 +214,7 @@ function explain(leaves: ReadonlyMap<string, Leaf>, keys: readonly ConfigKey[]):
     const hidden = Secret.is(leaf.value) || (secrets.has(id) && !isReference(leaf.value))
     lines.push({ key: id, value: hidden ? REDACTED : leaf.value, origin: leaf.origin })
   }
-  return lines.sort((a, b) => (a.key < b.key ? -1 : 1))
+  return lines.toSorted((a, b) => (a.key < b.key ? -1 : 1))
 }
 
 function invalid(issues: readonly z.core.$ZodIssue[], schema: z.ZodType, leaves: ReadonlyMap<string, Leaf>): ConfigError {

@@ -167,7 +167,7 @@ export class DataError extends HandlerError {
  * errors, tokens and passwords among them; a name, a scrubbed message, a code and a stack tell the same story.
  */
 export function toSafeCause(cause: unknown): Error {
-  if (HandlerError.is(cause)) return cause as HandlerError
+  if (HandlerError.is(cause)) return cause
   if (!(cause instanceof Error)) return new Error(scrub(typeof cause === 'string' ? cause : inspect(cause, { depth: 1 })))
   const safe = new Error(scrub(cause.message), cause.cause === undefined ? {} : { cause: toSafeCause(cause.cause) })
   safe.name = cause.name

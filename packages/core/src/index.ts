@@ -8,6 +8,7 @@ export {
   type LoadedConfig,
   mergeConfig,
   readConfigFile,
+  setConfigValue,
 } from './config.ts'
 export { type ConfigKey, configKeys, environmentName, secret } from './config-schema.ts'
 export {

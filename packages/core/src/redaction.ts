@@ -45,7 +45,7 @@ function knownPattern(): RegExp | undefined {
     }
   }
   // Longest first: a secret that begins with another one must not leave its tail behind.
-  registry.pattern = new RegExp([...alternatives].sort((a, b) => b.length - a.length).join('|'), 'g')
+  registry.pattern = new RegExp([...alternatives].toSorted((a, b) => b.length - a.length).join('|'), 'g')
   return registry.pattern
 }
 
