@@ -73,6 +73,12 @@ export interface ManifestWatermark {
   readonly to?: string | undefined
   /** True when rows at or below `from` were looked for, too: those whose transaction committed after the snapshot of the run before. */
   readonly lateRows: boolean
+  /**
+   * Transactions at or above `snapshot.xmin` (as xid8) whose rows were read, by this run or one before it. The next run
+   * takes every other one from there on for new: `snapshot.xip` cannot tell, since it lists no subtransactions. Absent
+   * where late rows cannot be looked for, or when the list would be too long.
+   */
+  readonly knownTransactions?: readonly string[] | undefined
 }
 
 export interface ManifestSource {
@@ -165,6 +171,7 @@ const watermarkSchema = z.strictObject({
   from: z.string().optional().describe('exclusive; absent in the first run'),
   to: z.string().optional().describe('inclusive; absent while no row was ever read'),
   lateRows: z.boolean().describe('rows at or below `from` that committed after the snapshot of the run before were looked for'),
+  knownTransactions: z.array(z.string().regex(/^\d+$/)).optional().describe('at or above snapshot.xmin, their rows were read'),
 })
 
 /** Checks a manifest read from a store; an unknown key is an error, so that a newer writer cannot be misread. */
