@@ -1,3 +1,22 @@
+export { copySettings, type DecodeOptions, duckdbDecode, trinoDecode } from './decode.ts'
+export {
+  assertDatasetName,
+  type DatasetStore,
+  fileName,
+  isRunId,
+  ledgerKey,
+  ledgerPrefix,
+  listRuns,
+  manifestKey,
+  newRunId,
+  parseManifest,
+  parseRunKey,
+  readManifest,
+  readNewestManifest,
+  type RunListing,
+  runPrefix,
+  writeManifest,
+} from './layout.ts'
 export {
   type Compression,
   type Dialect,
@@ -14,3 +33,4 @@ export {
   manifestSchema,
   type TargetType,
 } from './manifest.ts'
+export { type Engine, exceptionalPredicate, mapColumn, type MapOptions, type SourceColumn } from './type-map.ts'
