@@ -1,1 +1,15 @@
-export {}
+export { MAX_PART_SIZE, MIN_PART_SIZE, type S3Config, s3ConfigSchema, type S3ConfigInput } from './config.ts'
+export type { FailedDelete } from './driver.ts'
+export {
+  type S3Body,
+  type S3CheckOptions,
+  type S3ConditionalWrite,
+  type S3DeleteResult,
+  type S3GetOptions,
+  S3Handler,
+  type S3HandlerOptions,
+  type S3ObjectInfo,
+  type S3PutOptions,
+  type S3UnfinishedUpload,
+  type S3WrittenObject,
+} from './s3-handler.ts'

@@ -1,0 +1,366 @@
+import { Readable } from 'node:stream'
+import { HandlerError, withDeadline } from '@common-handlers/core'
+import {
+  AbortMultipartUploadCommand,
+  CompleteMultipartUploadCommand,
+  CreateBucketCommand,
+  CreateMultipartUploadCommand,
+  DeleteObjectCommand,
+  DeleteObjectsCommand,
+  GetObjectCommand,
+  HeadBucketCommand,
+  HeadObjectCommand,
+  ListMultipartUploadsCommand,
+  ListObjectsV2Command,
+  PutObjectCommand,
+  S3Client,
+  type S3ClientConfig,
+  UploadPartCommand,
+} from '@aws-sdk/client-s3'
+import type { S3Config } from './config.ts'
+import { type S3Request, toS3Error } from './errors.ts'
+
+/** What an object is stored with. */
+export interface ObjectHeaders {
+  readonly contentType?: string | undefined
+  readonly metadata?: Readonly<Record<string, string>> | undefined
+}
+
+export interface OpenedBody {
+  readonly body: Readable
+  readonly etag: string
+  readonly lastModified: Date
+  /** Bytes of this body. */
+  readonly length: number
+  /** Place of the first byte in the object. */
+  readonly offset: number
+  readonly metadata: Readonly<Record<string, string>>
+}
+
+export interface StoredObject {
+  readonly key: string
+  readonly size: number
+  readonly etag: string
+  readonly lastModified: Date
+}
+
+export interface Page<T> {
+  readonly items: readonly T[]
+  readonly next: string | undefined
+}
+
+export interface UploadMarker {
+  readonly key: string
+  readonly uploadId: string
+}
+
+export interface FailedDelete {
+  readonly key: string
+  readonly code: string
+  readonly message: string
+}
+
+/** What is true of one try of one request. */
+export interface Try {
+  readonly signal: AbortSignal
+  /** Default: the handler's `timeoutMs`. */
+  readonly timeoutMs?: number | undefined
+}
+
+/** Completing an upload joins all parts on the server; some take minutes before the first byte of the answer. */
+const COMPLETE_TIMEOUT_FACTOR = 10
+/** Uploads are watched for stalls; this only ends a try whose bytes trickle. */
+const TRICKLE_BYTES_PER_MS = 8
+
+/**
+ * The requests that are made of S3, each tried once. Everything from the SDK stays in this file: its answers leave as
+ * plain values, its errors as core's.
+ */
+export class S3Driver {
+  readonly #config: S3Config
+  #clients: { readonly requests: S3Client; readonly uploads: S3Client } | undefined
+
+  constructor(config: S3Config) {
+    this.#config = config
+  }
+
+  /** The whole key is needed: the driver knows no prefix. */
+  async getObject(
+    key: string,
+    options: Try & { readonly start?: number | undefined; readonly end?: number | undefined; readonly ifMatch?: string | undefined },
+  ): Promise<OpenedBody> {
+    const { start, end, ifMatch } = options
+    const range = start === undefined && end === undefined ? undefined : `bytes=${start ?? 0}-${end ?? ''}`
+    const command = new GetObjectCommand({ Bucket: this.#config.bucket, Key: key, Range: range, IfMatch: ifMatch })
+    // The time-out ends with the headers; the caller's signal stays with the stream.
+    const answer = await this.#once('GetObject', key, options, (abortSignal) =>
+      this.#open().requests.send(command, { abortSignal }),
+    )
+    if (!(answer.Body instanceof Readable)) throw new TypeError('the SDK gave no stream')
+    const offset = Number(/^bytes (\d+)-/.exec(answer.ContentRange ?? '')?.[1] ?? 0)
+    return {
+      body: answer.Body,
+      etag: quoted(answer.ETag),
+      lastModified: answer.LastModified ?? new Date(0),
+      length: answer.ContentLength ?? 0,
+      offset,
+      metadata: answer.Metadata ?? {},
+    }
+  }
+
+  async headObject(key: string, options: Try): Promise<StoredObject & { readonly metadata: Readonly<Record<string, string>> }> {
+    const answer = await this.#once('HeadObject', key, options, (abortSignal) =>
+      this.#open().requests.send(new HeadObjectCommand({ Bucket: this.#config.bucket, Key: key }), { abortSignal }),
+    )
+    return {
+      key,
+      size: answer.ContentLength ?? 0,
+      etag: quoted(answer.ETag),
+      lastModified: answer.LastModified ?? new Date(0),
+      metadata: answer.Metadata ?? {},
+    }
+  }
+
+  async listObjects(
+    prefix: string,
+    options: Try & { readonly next?: string | undefined; readonly limit?: number | undefined },
+  ): Promise<Page<StoredObject>> {
+    const command = new ListObjectsV2Command({
+      Bucket: this.#config.bucket,
+      Prefix: prefix,
+      MaxKeys: options.limit,
+      ContinuationToken: options.next,
+      // XML cannot carry every character that a key may hold.
+      EncodingType: 'url',
+    })
+    const answer = await this.#once('ListObjectsV2', undefined, options, (abortSignal) =>
+      this.#open().requests.send(command, { abortSignal }),
+    )
+    const items = (answer.Contents ?? []).map((object) => ({
+      key: decodeKey(object.Key ?? '', answer.EncodingType),
+      size: object.Size ?? 0,
+      etag: quoted(object.ETag),
+      lastModified: object.LastModified ?? new Date(0),
+    }))
+    return { items, next: answer.IsTruncated === true ? answer.NextContinuationToken : undefined }
+  }
+
+  /** Gives the etag. */
+  async putObject(
+    key: string,
+    body: Uint8Array,
+    options: Try & ObjectHeaders & { readonly ifNoneMatch?: '*' | undefined; readonly ifMatch?: string | undefined },
+  ): Promise<string> {
+    const command = new PutObjectCommand({
+      Bucket: this.#config.bucket,
+      Key: key,
+      Body: body,
+      ContentLength: body.byteLength,
+      ContentType: options.contentType,
+      Metadata: options.metadata,
+      IfNoneMatch: options.ifNoneMatch,
+      IfMatch: options.ifMatch,
+    })
+    const answer = await this.#once('PutObject', key, this.#uploadTry(options, body), (abortSignal) =>
+      this.#open().uploads.send(command, { abortSignal }),
+    )
+    return quoted(answer.ETag)
+  }
+
+  /** Gives the upload's id. */
+  async createMultipartUpload(key: string, options: Try & ObjectHeaders): Promise<string> {
+    const command = new CreateMultipartUploadCommand({
+      Bucket: this.#config.bucket,
+      Key: key,
+      ContentType: options.contentType,
+      Metadata: options.metadata,
+    })
+    const answer = await this.#once('CreateMultipartUpload', key, options, (abortSignal) =>
+      this.#open().requests.send(command, { abortSignal }),
+    )
+    return answer.UploadId ?? ''
+  }
+
+  /** Gives the part's etag. Parts count from 1. */
+  async uploadPart(key: string, uploadId: string, partNumber: number, body: Uint8Array, options: Try): Promise<string> {
+    const command = new UploadPartCommand({
+      Bucket: this.#config.bucket,
+      Key: key,
+      UploadId: uploadId,
+      PartNumber: partNumber,
+      Body: body,
+      ContentLength: body.byteLength,
+    })
+    const answer = await this.#once('UploadPart', key, this.#uploadTry(options, body), (abortSignal) =>
+      this.#open().uploads.send(command, { abortSignal }),
+    )
+    return quoted(answer.ETag)
+  }
+
+  /** Gives the object's etag. */
+  async completeMultipartUpload(key: string, uploadId: string, etags: readonly string[], options: Try): Promise<string> {
+    const command = new CompleteMultipartUploadCommand({
+      Bucket: this.#config.bucket,
+      Key: key,
+      UploadId: uploadId,
+      MultipartUpload: { Parts: etags.map((etag, index) => ({ ETag: etag, PartNumber: index + 1 })) },
+    })
+    const timeoutMs = (options.timeoutMs ?? this.#config.timeoutMs) * COMPLETE_TIMEOUT_FACTOR
+    const answer = await this.#once('CompleteMultipartUpload', key, { ...options, timeoutMs }, (abortSignal) =>
+      this.#open().requests.send(command, { abortSignal }),
+    )
+    return quoted(answer.ETag)
+  }
+
+  async abortMultipartUpload(key: string, uploadId: string, options: Try): Promise<void> {
+    const command = new AbortMultipartUploadCommand({ Bucket: this.#config.bucket, Key: key, UploadId: uploadId })
+    await this.#once('AbortMultipartUpload', key, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+  }
+
+  async listMultipartUploads(
+    prefix: string,
+    options: Try & { readonly after?: UploadMarker | undefined },
+  ): Promise<{ readonly items: readonly (UploadMarker & { readonly initiated: Date })[]; readonly next: UploadMarker | undefined }> {
+    const command = new ListMultipartUploadsCommand({
+      Bucket: this.#config.bucket,
+      Prefix: prefix,
+      KeyMarker: options.after?.key,
+      UploadIdMarker: options.after?.uploadId,
+      EncodingType: 'url',
+    })
+    const answer = await this.#once('ListMultipartUploads', undefined, options, (abortSignal) =>
+      this.#open().requests.send(command, { abortSignal }),
+    )
+    const key = (text: string | undefined): string => decodeKey(text ?? '', answer.EncodingType)
+    const items = (answer.Uploads ?? []).map((upload) => ({
+      key: key(upload.Key),
+      uploadId: upload.UploadId ?? '',
+      initiated: upload.Initiated ?? new Date(0),
+    }))
+    const more = answer.IsTruncated === true && answer.NextKeyMarker !== undefined
+    return { items, next: more ? { key: key(answer.NextKeyMarker), uploadId: answer.NextUploadIdMarker ?? '' } : undefined }
+  }
+
+  async deleteObject(key: string, options: Try): Promise<void> {
+    const command = new DeleteObjectCommand({ Bucket: this.#config.bucket, Key: key })
+    await this.#once('DeleteObject', key, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+  }
+
+  /** At most 1 000 keys. Gives those that could not be deleted. */
+  async deleteObjects(keys: readonly string[], options: Try): Promise<FailedDelete[]> {
+    const command = new DeleteObjectsCommand({
+      Bucket: this.#config.bucket,
+      Delete: { Objects: keys.map((key) => ({ Key: key })), Quiet: true },
+    })
+    const answer = await this.#once('DeleteObjects', undefined, options, (abortSignal) =>
+      this.#open().requests.send(command, { abortSignal }),
+    )
+    return (answer.Errors ?? []).map(({ Key, Code, Message }) => ({ key: Key ?? '', code: Code ?? 'Unknown', message: Message ?? '' }))
+  }
+
+  async headBucket(options: Try): Promise<void> {
+    const command = new HeadBucketCommand({ Bucket: this.#config.bucket })
+    await this.#once('HeadBucket', undefined, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+  }
+
+  async createBucket(options: Try): Promise<void> {
+    const { bucket, region, endpoint } = this.#config
+    // AWS wants the region said twice, but not for its first one; other servers have no constraint to satisfy.
+    const elsewhere = endpoint === undefined && region !== 'us-east-1'
+    const command = new CreateBucketCommand({
+      Bucket: bucket,
+      ...(elsewhere ? { CreateBucketConfiguration: { LocationConstraint: region as never } } : {}),
+    })
+    await this.#once('CreateBucket', undefined, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+  }
+
+  /** Closes every connection. */
+  destroy(): void {
+    this.#clients?.requests.destroy()
+    this.#clients?.uploads.destroy()
+    this.#clients = undefined
+  }
+
+  #uploadTry<T extends Try>(options: T, body: Uint8Array): T {
+    const timeoutMs = (options.timeoutMs ?? this.#config.timeoutMs) + body.byteLength / TRICKLE_BYTES_PER_MS
+    return { ...options, timeoutMs: Math.ceil(timeoutMs) }
+  }
+
+  async #once<T>(action: string, key: string | undefined, options: Try, send: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const { bucket, endpoint, timeoutMs } = this.#config
+    const request: S3Request = { action, bucket, key, endpoint }
+    const call = { signal: options.signal, timeoutMs: options.timeoutMs ?? timeoutMs }
+    return withDeadline(call, { prefix: 'S3', action: `${action} on s3://${bucket}/${key ?? ''}` }, async ({ signal }) => {
+      try {
+        return await send(signal)
+      } catch (error) {
+        if (signal.aborted && !HandlerError.is(error)) throw signal.reason
+        throw toS3Error(error, request)
+      }
+    })
+  }
+
+  /**
+   * Two clients, since the SDK has one time-out of silence for a client: an upload must not fall silent, but a download
+   * does whenever its reader takes a rest.
+   */
+  #open(): { readonly requests: S3Client; readonly uploads: S3Client } {
+    if (this.#clients !== undefined) return this.#clients
+    const requests = new S3Client(this.#clientConfig(0))
+    const uploads = new S3Client({ ...this.#clientConfig(this.#config.stallTimeoutMs), credentials: requests.config.credentials })
+    for (const client of [requests, uploads]) this.#chooseSigning(client)
+    this.#clients = { requests, uploads }
+    return this.#clients
+  }
+
+  #clientConfig(socketTimeout: number): S3ClientConfig {
+    const { endpoint, region, accessKeyId, secretAccessKey, sessionToken, forcePathStyle, checksums, connectTimeoutMs } = this.#config
+    const checksum = checksums === 'when-required' ? 'WHEN_REQUIRED' : 'WHEN_SUPPORTED'
+    // No limit to the sockets: a body that nobody reads holds one, and must not keep the next request waiting.
+    const agent = { keepAlive: true, maxSockets: Infinity, maxFreeSockets: 64 }
+    return {
+      region,
+      ...(endpoint === undefined ? {} : { endpoint }),
+      forcePathStyle: forcePathStyle ?? endpoint !== undefined,
+      ...(accessKeyId === undefined || secretAccessKey === undefined
+        ? {}
+        : {
+            credentials: {
+              accessKeyId,
+              secretAccessKey: secretAccessKey.expose(),
+              ...(sessionToken === undefined ? {} : { sessionToken: sessionToken.expose() }),
+            },
+          }),
+      requestChecksumCalculation: checksum,
+      responseChecksumValidation: checksum,
+      maxAttempts: 1,
+      requestHandler: { connectionTimeout: connectTimeoutMs, socketTimeout, httpAgent: agent, httpsAgent: agent },
+    }
+  }
+
+  #chooseSigning(client: S3Client): void {
+    const { signPayload, endpoint } = this.#config
+    const plain = endpoint?.startsWith('http:') === true
+    if (signPayload === 'always' || (signPayload === 'http' && plain)) return
+    client.middlewareStack.add(
+      (next) => async (args) => {
+        const request = args.request as { headers?: Record<string, string>; body?: unknown }
+        if (request.headers !== undefined && request.body instanceof Uint8Array) {
+          request.headers['x-amz-content-sha256'] = 'UNSIGNED-PAYLOAD'
+        }
+        return next(args)
+      },
+      { step: 'build', name: 'unsignedPayload', priority: 'low' },
+    )
+  }
+}
+
+/** Etags in one form: with quotes, as the HTTP header has them. */
+function quoted(etag: string | undefined): string {
+  const text = etag ?? ''
+  return text === '' || text.endsWith('"') ? text : `"${text}"`
+}
+
+function decodeKey(text: string, encoding: string | undefined): string {
+  return encoding === 'url' ? decodeURIComponent(text.replaceAll('+', ' ')) : text
+}

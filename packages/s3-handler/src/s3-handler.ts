@@ -1,0 +1,461 @@
+import type { Readable } from 'node:stream'
+import {
+  type CallOptions,
+  type CheckAttempt,
+  type CheckResult,
+  type CloseOptions,
+  ConflictError,
+  DataError,
+  HandlerError,
+  Lifecycle,
+  type Logger,
+  retry,
+  type RetryOptions,
+  runCheck,
+  silentLogger,
+  withDeadline,
+} from '@common-handlers/core'
+import { conditionalPut, type Condition } from './conditional.ts'
+import { parseConfig, type S3Config, type S3ConfigInput } from './config.ts'
+import { type FailedDelete, S3Driver } from './driver.ts'
+import type { S3Request } from './errors.ts'
+import { resumingBody } from './resuming-body.ts'
+import { uploadBytes, type UploadContext, uploadStream } from './upload.ts'
+
+/** Everything that {@link S3Handler} takes. Only `bucket` is needed where the AWS chain finds credentials. */
+export interface S3HandlerOptions extends S3ConfigInput {
+  /** Told of every retry and of uploads that could not be taken away. Silent by default. */
+  logger?: Logger | undefined
+}
+
+/** What S3 knows of an object without reading it. The key is relative to the handler's prefix. */
+export interface S3ObjectInfo {
+  readonly key: string
+  /** Bytes as stored. */
+  readonly size: number
+  /** With its quotes, in one form whichever call gives it. */
+  readonly etag: string
+  readonly lastModified: Date
+}
+
+export interface S3WrittenObject {
+  readonly etag: string
+  readonly size: number
+}
+
+/** `written: false`: the condition did not hold and nothing was changed. */
+export type S3ConditionalWrite = ({ readonly written: true } & S3WrittenObject) | { readonly written: false }
+
+export interface S3PutOptions extends CallOptions {
+  readonly contentType?: string | undefined
+  /** User metadata (`x-amz-meta-*`): ASCII, 2 kB in all. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined
+}
+
+/** The first and the last byte wanted, counted from 0, both included. */
+export interface S3GetOptions extends CallOptions {
+  readonly start?: number
+  readonly end?: number
+}
+
+export type S3Body = Uint8Array | string | AsyncIterable<Uint8Array>
+
+/** A multipart upload that was neither completed nor aborted. Its parts are paid for and seen by no list. */
+export interface S3UnfinishedUpload {
+  readonly key: string
+  readonly uploadId: string
+  readonly initiated: Date
+}
+
+/** What became of many deletes. A key that was not there counts as deleted. */
+export interface S3DeleteResult {
+  readonly deleted: number
+  readonly failed: readonly FailedDelete[]
+}
+
+export interface S3CheckOptions extends CallOptions {
+  /** Also writes a small object, twice and only if absent, to prove that the server honours conditional writes; then deletes it. */
+  readonly write?: boolean | undefined
+}
+
+const DELETE_BATCH = 1000
+const PROBE_KEY = '_check/probe'
+
+/**
+ * One bucket, or the part of it under a prefix, on Amazon S3 or a server that speaks its API. Fits the `ObjectStore`
+ * contract of `@common-handlers/storage`. Making one does no work; the first call opens connections.
+ *
+ * @example
+ * ```ts
+ * await using s3 = new S3Handler({ bucket: 'lake', prefix: 'exports' })
+ * await s3.put('2026/report.csv', createReadStream('report.csv'))
+ * const report = await s3.getText('2026/report.csv')
+ * ```
+ */
+export class S3Handler implements AsyncDisposable {
+  readonly #config: S3Config
+  readonly #driver: S3Driver
+  readonly #logger: Logger
+  readonly #lifecycle: Lifecycle
+  #bucketSeen = false
+
+  /** Where the objects are: `s3://bucket/prefix`, no slash at the end. */
+  readonly url: string
+
+  /** @throws ConfigError `S3_CONFIG_INVALID` */
+  constructor(options: S3HandlerOptions) {
+    const { logger = silentLogger, ...config } = options
+    this.#config = parseConfig(config)
+    this.#driver = new S3Driver(this.#config)
+    this.#logger = logger
+    this.#lifecycle = new Lifecycle('S3Handler', 'S3', async () => this.#driver.destroy())
+    this.url = `s3://${this.#config.bucket}${this.#config.prefix === '' ? '' : `/${this.#config.prefix}`}`
+  }
+
+  /**
+   * The bytes as a stream, from `start` up to and with `end` where given. A connection that breaks or falls silent in the
+   * middle is made good from the next byte on. Read it to the end or destroy it. `signal` destroys it at any time,
+   * `timeoutMs` is for its beginning.
+   * @throws NotFoundError `S3_OBJECT_NOT_FOUND`, `S3_BUCKET_NOT_FOUND`; the stream: ConflictError `S3_OBJECT_CHANGED`
+   */
+  async get(key: string, options: S3GetOptions = {}): Promise<Readable> {
+    return (await this.#getBody(key, options)).body
+  }
+
+  /** The bytes whole, with the etag they had. @throws as {@link get} */
+  async getBytes(key: string, options: S3GetOptions = {}): Promise<{ readonly bytes: Buffer; readonly etag: string }> {
+    return withDeadline(options, { prefix: 'S3', action: `reading ${this.#where(key)}` }, async ({ signal }) => {
+      const { body, etag } = await this.#getBody(key, { ...options, signal, timeoutMs: undefined })
+      const chunks: Buffer[] = []
+      for await (const chunk of body) chunks.push(chunk as Buffer)
+      return { bytes: Buffer.concat(chunks), etag }
+    })
+  }
+
+  /** The object as UTF-8 text. @throws as {@link get}; DataError `S3_NOT_UTF8` */
+  async getText(key: string, options: CallOptions = {}): Promise<string> {
+    const { bytes } = await this.getBytes(key, options)
+    try {
+      return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    } catch (cause) {
+      throw new DataError(`${this.#where(key)} is not UTF-8 text`, { code: 'S3_NOT_UTF8', where: { file: this.#where(key) }, cause })
+    }
+  }
+
+  /** The object as JSON; what it holds is for the caller to check. @throws as {@link getText}; DataError `S3_NOT_JSON` */
+  async getJson(key: string, options: CallOptions = {}): Promise<unknown> {
+    const text = await this.getText(key, options)
+    try {
+      return JSON.parse(text) as unknown
+    } catch (cause) {
+      throw new DataError(`${this.#where(key)} is not JSON: ${(cause as Error).message}`, {
+        code: 'S3_NOT_JSON',
+        where: { file: this.#where(key) },
+        cause,
+      })
+    }
+  }
+
+  /** @throws NotFoundError `S3_OBJECT_NOT_FOUND`, `S3_BUCKET_NOT_FOUND` */
+  async head(key: string, options: CallOptions = {}): Promise<S3ObjectInfo> {
+    return this.#run(options, `looking at ${this.#where(key)}`, async (signal) => {
+      try {
+        const { size, etag, lastModified } = await this.#try(signal, () => this.#driver.headObject(this.#fullKey(key), { signal }))
+        return { key, size, etag, lastModified }
+      } catch (error) {
+        return this.#explainHead(error, key, signal)
+      }
+    })
+  }
+
+  /** False where there is no such object; a missing bucket is an error. */
+  async exists(key: string, options: CallOptions = {}): Promise<boolean> {
+    try {
+      await this.head(key, options)
+      return true
+    } catch (error) {
+      if (HandlerError.is(error) && error.code === 'S3_OBJECT_NOT_FOUND') return false
+      throw error
+    }
+  }
+
+  /**
+   * Objects whose key begins with the prefix, asked for page by page as they are read, in the order of the server (on S3:
+   * the bytes of the keys). `timeoutMs` is for each page.
+   */
+  async *list(prefix: string, options: CallOptions = {}): AsyncGenerator<S3ObjectInfo, void, undefined> {
+    let next: string | undefined
+    do {
+      const after = next
+      const page = await this.#run(options, `listing ${this.#where(prefix)}`, (signal) =>
+        this.#try(signal, () => this.#driver.listObjects(this.#fullKey(prefix), { signal, next: after })),
+      )
+      for (const object of page.items) yield { ...object, key: this.#ownKey(object.key) }
+      next = page.next
+    } while (next !== undefined)
+  }
+
+  /**
+   * Writes an object whole, replacing what was there. Up to `partSize` it is one request; a larger body goes in parts, of
+   * which a failed one is sent again alone. A write that fails or is aborted leaves nothing.
+   * @throws CapacityError `S3_TOO_MANY_PARTS` above 10 000 parts
+   */
+  async put(key: string, body: S3Body, options: S3PutOptions = {}): Promise<S3WrittenObject> {
+    return this.#run(options, `writing ${this.#where(key)}`, (signal) => {
+      const context = this.#uploadContext(signal)
+      if (typeof body === 'string') return uploadBytes(context, this.#fullKey(key), Buffer.from(body), options)
+      if (body instanceof Uint8Array) return uploadBytes(context, this.#fullKey(key), body, options)
+      return uploadStream(context, this.#fullKey(key), body, options)
+    })
+  }
+
+  /**
+   * Writes only when nothing is there (`If-None-Match: *`): of many callers at once, one writes. An answer that was lost
+   * is made good by asking whose object is there, so that a winner does not take itself for a loser.
+   */
+  async putIfAbsent(key: string, body: Uint8Array | string, options: S3PutOptions = {}): Promise<S3ConditionalWrite> {
+    return this.#putIf(key, body, { ifNoneMatch: '*' }, options)
+  }
+
+  /** Writes only when the object still has this etag (`If-Match`). A missing object is `written: false`. */
+  async putIfMatch(key: string, body: Uint8Array | string, etag: string, options: S3PutOptions = {}): Promise<S3ConditionalWrite> {
+    return this.#putIf(key, body, { ifMatch: etag }, options)
+  }
+
+  /** Deleting what is not there is no error. */
+  async delete(key: string, options: CallOptions = {}): Promise<void> {
+    await this.#run(options, `deleting ${this.#where(key)}`, async (signal) => {
+      try {
+        await this.#try(signal, () => this.#driver.deleteObject(this.#fullKey(key), { signal }))
+      } catch (error) {
+        if (!HandlerError.is(error) || error.code !== 'S3_OBJECT_NOT_FOUND') throw error
+      }
+    })
+  }
+
+  /** Deletes 1 000 keys a request. Keys that the server refuses are in the result; an error is for the request itself. */
+  async deleteMany(keys: Iterable<string> | AsyncIterable<string>, options: CallOptions = {}): Promise<S3DeleteResult> {
+    return this.#run(options, `deleting from ${this.url}`, async (signal) => {
+      const failed: FailedDelete[] = []
+      let asked = 0
+      const send = async (batch: readonly string[]): Promise<void> => {
+        if (batch.length === 0) return
+        const errors = await this.#try(signal, () => this.#driver.deleteObjects(batch, { signal }))
+        failed.push(...errors.map((error) => ({ ...error, key: this.#ownKey(error.key) })))
+        asked += batch.length
+      }
+      let batch: string[] = []
+      for await (const key of keys) {
+        batch.push(this.#fullKey(key))
+        if (batch.length < DELETE_BATCH) continue
+        await send(batch)
+        batch = []
+      }
+      await send(batch)
+      return { deleted: asked - failed.length, failed }
+    })
+  }
+
+  /** Multipart uploads under the prefix that were begun and not ended: by a process that was killed, or one still at work. */
+  async *listUnfinishedUploads(prefix: string, options: CallOptions = {}): AsyncGenerator<S3UnfinishedUpload, void, undefined> {
+    let next: { readonly key: string; readonly uploadId: string } | undefined
+    do {
+      const after = next
+      const page = await this.#run(options, `listing the unfinished uploads of ${this.#where(prefix)}`, (signal) =>
+        this.#try(signal, () => this.#driver.listMultipartUploads(this.#fullKey(prefix), { signal, after })),
+      )
+      for (const upload of page.items) yield { ...upload, key: this.#ownKey(upload.key) }
+      next = page.next
+    } while (next !== undefined)
+  }
+
+  /** Throws away an unfinished upload and its parts. One that is gone already is no error. */
+  async abortUpload(upload: { readonly key: string; readonly uploadId: string }, options: CallOptions = {}): Promise<void> {
+    await this.#run(options, `aborting an upload of ${this.#where(upload.key)}`, async (signal) => {
+      try {
+        await this.#try(signal, () => this.#driver.abortMultipartUpload(this.#fullKey(upload.key), upload.uploadId, { signal }))
+      } catch (error) {
+        if (!HandlerError.is(error) || error.code !== 'S3_UPLOAD_NOT_FOUND') throw error
+      }
+    })
+  }
+
+  /** @throws PermissionError where the server does not even say whether there is one */
+  async bucketExists(options: CallOptions = {}): Promise<boolean> {
+    return this.#run(options, `looking for bucket ${this.#config.bucket}`, async (signal) => {
+      try {
+        await this.#headBucket(signal, this.#retry(signal))
+        return true
+      } catch (error) {
+        if (HandlerError.is(error) && error.code === 'S3_BUCKET_NOT_FOUND') return false
+        throw error
+      }
+    })
+  }
+
+  /** For set-up and tests. Gives true when the bucket was made by this call. */
+  async createBucketIfAbsent(options: CallOptions = {}): Promise<boolean> {
+    if (await this.bucketExists(options)) return false
+    return this.#run(options, `making bucket ${this.#config.bucket}`, async (signal) => {
+      try {
+        await this.#try(signal, () => this.#driver.createBucket({ signal }))
+        return true
+      } catch (error) {
+        if (HandlerError.is(error) && error.code === 'S3_BUCKET_EXISTS') return false
+        throw error
+      }
+    })
+  }
+
+  /**
+   * Reaches the bucket and lists one key, each tried once. With `write`, also proves that of two writes of one key the
+   * second is refused: without that, ledgers and manifests on this server are not safe.
+   */
+  async check(options: S3CheckOptions = {}): Promise<CheckResult> {
+    return this.#run(options, `checking ${this.url}`, async (signal) => {
+      const once: RetryOptions = { policy: { attempts: 1 }, signal }
+      const attempts: CheckAttempt[] = [
+        { name: `reach bucket ${this.#config.bucket}`, run: () => this.#headBucket(signal, once).then(() => undefined) },
+        {
+          name: `list ${this.url}`,
+          run: async () => {
+            const page = await this.#driver.listObjects(this.#fullKey(''), { signal, limit: 1 })
+            return page.items.length === 0 ? 'empty' : 'has objects'
+          },
+        },
+      ]
+      if (options.write === true) attempts.push({ name: 'conditional write', run: () => this.#probeConditionalWrite(signal, once) })
+      const { endpoint, region } = this.#config
+      return runCheck(`${this.url} at ${endpoint ?? `AWS ${region}`}`, attempts, signal)
+    })
+  }
+
+  /** Lets no new call in, waits for those under way (aborting them after the grace), closes connections. Twice is once. */
+  close(options: CloseOptions = {}): Promise<void> {
+    return this.#lifecycle.close(options)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  async #getBody(key: string, options: S3GetOptions): Promise<{ readonly body: Readable; readonly etag: string }> {
+    const { start, end } = options
+    const fullKey = this.#fullKey(key)
+    return this.#lifecycle.run(options.signal, async (signal) => {
+      const first = await withDeadline({ signal, timeoutMs: options.timeoutMs }, { prefix: 'S3', action: `opening ${this.#where(key)}` }, (deadline) =>
+        this.#try(deadline.signal, () => this.#driver.getObject(fullKey, { signal: deadline.signal, start, end })),
+      )
+      const release = this.#lifecycle.hold()
+      const request: S3Request = { action: 'GetObject', bucket: this.#config.bucket, key: fullKey, endpoint: this.#config.endpoint }
+      const body = resumingBody({
+        request,
+        first,
+        reopen: (from, to, ifMatch) => this.#driver.getObject(fullKey, { signal, start: from, end: to, ifMatch }),
+        retry: this.#retry(signal),
+        stallTimeoutMs: this.#config.stallTimeoutMs,
+        signal,
+      })
+      body.once('close', release)
+      return { body, etag: first.etag }
+    })
+  }
+
+  async #putIf(key: string, body: Uint8Array | string, condition: Condition, options: S3PutOptions): Promise<S3ConditionalWrite> {
+    const bytes = typeof body === 'string' ? Buffer.from(body) : body
+    return this.#run(options, `writing ${this.#where(key)}`, async (signal) => {
+      const context = { driver: this.#driver, retry: this.#retry(signal), signal }
+      const etag = await conditionalPut(context, this.#fullKey(key), bytes, condition, options)
+      return etag === undefined ? { written: false } : { written: true, etag, size: bytes.byteLength }
+    })
+  }
+
+  async #probeConditionalWrite(signal: AbortSignal, once: RetryOptions): Promise<string> {
+    const key = this.#fullKey(`${PROBE_KEY}-${crypto.randomUUID()}`)
+    const context = { driver: this.#driver, retry: once, signal }
+    try {
+      const first = await conditionalPut(context, key, Buffer.from('1'), { ifNoneMatch: '*' }, {})
+      const second = await conditionalPut(context, key, Buffer.from('2'), { ifNoneMatch: '*' }, {})
+      if (first !== undefined && second === undefined) return 'the second of two was refused'
+    } finally {
+      await this.#driver.deleteObject(key, { signal }).catch(() => undefined)
+    }
+    throw new ConflictError(`${this.#config.endpoint ?? 'the server'} ignores If-None-Match: two writers would both win`, {
+      code: 'S3_CONDITIONAL_WRITES_IGNORED',
+      context: { bucket: this.#config.bucket, key },
+    })
+  }
+
+  async #headBucket(signal: AbortSignal, options: RetryOptions): Promise<void> {
+    try {
+      await retry(() => this.#driver.headBucket({ signal }), options)
+      this.#bucketSeen = true
+    } catch (error) {
+      if (!HandlerError.is(error) || error.outcome !== 'permission') throw error
+      // The answer to HEAD has no body: a list says whether it is the credentials or the rights.
+      await retry(() => this.#driver.listObjects(this.#fullKey(''), { signal, limit: 1 }), options)
+    }
+  }
+
+  /** The answer to HEAD has no body, so 404 and 403 do not say what is wrong. The same question as a GET does. */
+  async #explainHead(error: unknown, key: string, signal: AbortSignal): Promise<never> {
+    if (!HandlerError.is(error)) throw error
+    if (error.outcome !== 'permission' && (error.outcome !== 'not-found' || this.#bucketSeen)) throw error
+    const explained = await this.#driver.getObject(this.#fullKey(key), { signal, start: 0, end: 0 }).then(
+      ({ body }) => {
+        body.on('error', () => undefined).destroy()
+        return error
+      },
+      (reason: unknown) => reason,
+    )
+    signal.throwIfAborted()
+    if (!HandlerError.is(explained)) throw error
+    if (explained.code === 'S3_OBJECT_NOT_FOUND') this.#bucketSeen = true
+    throw ['not-found', 'auth', 'permission'].includes(explained.outcome) ? explained : error
+  }
+
+  #uploadContext(signal: AbortSignal): UploadContext {
+    const { partSize, concurrency } = this.#config
+    return {
+      driver: this.#driver,
+      partSize,
+      concurrency,
+      retry: this.#retry(signal),
+      signal,
+      onLeftover: ({ key, uploadId, error }) =>
+        this.#logger.warn({ bucket: this.#config.bucket, key, uploadId, error }, 'an unfinished upload could not be aborted'),
+    }
+  }
+
+  /** Each request may be made twice: a write replaces the object whole, and what must not be repeated has its own way. */
+  #retry(signal: AbortSignal): RetryOptions {
+    return {
+      policy: this.#config.retry,
+      signal,
+      idempotent: true,
+      onRetry: (error, next) => this.#logger.warn({ code: error.code, ...error.context, ...next }, `trying again: ${error.message}`),
+    }
+  }
+
+  #try<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    return retry(work, this.#retry(signal))
+  }
+
+  #run<T>(options: CallOptions, action: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return this.#lifecycle.run(options.signal, (signal) =>
+      withDeadline({ signal, timeoutMs: options.timeoutMs }, { prefix: 'S3', action }, (deadline) => work(deadline.signal)),
+    )
+  }
+
+  #where(key: string): string {
+    return `${this.url}/${key}`
+  }
+
+  #fullKey(key: string): string {
+    return this.#config.prefix === '' ? key : `${this.#config.prefix}/${key}`
+  }
+
+  #ownKey(fullKey: string): string {
+    return this.#config.prefix === '' ? fullKey : fullKey.slice(this.#config.prefix.length + 1)
+  }
+}
