@@ -1,0 +1,62 @@
+import { ConfigError } from '@common-handlers/core'
+import { literal, type TrinoParameter } from './literal.ts'
+
+/** A statement with its values: `?` in the text stands for the next of them. */
+export interface SqlStatement {
+  readonly text: string
+  readonly values: readonly TrinoParameter[]
+}
+
+/** A piece of SQL that may stand inside another: made by {@link sql} and {@link ident}. */
+export class SqlFragment implements SqlStatement {
+  readonly text: string
+  readonly values: readonly TrinoParameter[]
+  constructor(text: string, values: readonly TrinoParameter[] = []) {
+    this.text = text
+    this.values = values
+  }
+  /** The text alone, so that `ident()` may stand in an ordinary template too. */
+  toString(): string {
+    return this.text
+  }
+}
+
+/**
+ * A statement whose values are bound, never pasted:
+ * ``trino.query(sql`SELECT * FROM ${ident('lake', 'app', 'audit_log')} WHERE id > ${lastId}`)``.
+ * A fragment inside is taken over with its values.
+ */
+export function sql(strings: TemplateStringsArray, ...values: readonly (TrinoParameter | SqlFragment)[]): SqlFragment {
+  let text = strings[0] ?? ''
+  const bound: TrinoParameter[] = []
+  values.forEach((value, index) => {
+    if (value instanceof SqlFragment) {
+      text += value.text
+      bound.push(...value.values)
+    } else {
+      text += '?'
+      bound.push(value)
+    }
+    text += strings[index + 1] ?? ''
+  })
+  return new SqlFragment(text, bound)
+}
+
+/** A name, quoted: `ident('lake', 'app', 'audit_log')` is `"lake"."app"."audit_log"`. Trino compares names without case. */
+export function ident(...parts: readonly string[]): SqlFragment {
+  if (parts.length === 0 || parts.some((part) => part === '' || !part.isWellFormed())) {
+    throw new ConfigError('an identifier is empty or not valid Unicode', { code: 'TRINO_IDENTIFIER_INVALID' })
+  }
+  return new SqlFragment(parts.map((part) => `"${part.replaceAll('"', '""')}"`).join('.'))
+}
+
+/** What stands before the first character of the caller's text when it is sent inside EXECUTE IMMEDIATE. */
+const IMMEDIATE = 'EXECUTE IMMEDIATE '
+
+/** The text to send: as it is, or through EXECUTE IMMEDIATE when there are values. */
+export function render(statement: string | SqlStatement, params: readonly TrinoParameter[] = []): string {
+  const text = typeof statement === 'string' ? statement : statement.text
+  const values = typeof statement === 'string' ? params : [...statement.values, ...params]
+  if (values.length === 0) return text
+  return `${IMMEDIATE}${literal(text)} USING ${values.map(literal).join(', ')}`
+}

@@ -1,0 +1,160 @@
+/**
+ * A value as it is read, by the type of its column; nothing is rounded:
+ *
+ * | Trino | here |
+ * |---|---|
+ * | boolean | boolean |
+ * | tinyint, smallint, integer | number |
+ * | bigint | bigint |
+ * | real, double | number, with NaN and ±Infinity |
+ * | decimal | text, all digits of the scale |
+ * | varchar, char, json, uuid, ipaddress | text |
+ * | date, time, timestamp, with or without zone, intervals | text as Trino writes it, to the last digit |
+ * | varbinary, HyperLogLog, the digests | Buffer |
+ * | array | array |
+ * | map | Map |
+ * | row | object by field name; an array when a field has no name or two have the same |
+ */
+export type TrinoValue =
+  | null
+  | boolean
+  | number
+  | bigint
+  | string
+  | Buffer
+  | readonly TrinoValue[]
+  | ReadonlyMap<TrinoValue, TrinoValue>
+  | { readonly [field: string]: TrinoValue }
+
+/** A type as the server describes it to its clients. */
+export interface TypeSignature {
+  /** `bigint`, `array`, `row`, `timestamp with time zone`. */
+  readonly rawType: string
+  readonly arguments: readonly TypeArgument[]
+}
+
+export interface TypeArgument {
+  readonly kind: 'TYPE' | 'NAMED_TYPE' | 'LONG' | 'VARIABLE'
+  readonly value: unknown
+}
+
+interface NamedType {
+  readonly fieldName?: { readonly name: string } | null
+  readonly typeSignature: TypeSignature
+}
+
+/** A column of a result. */
+export interface TrinoColumn {
+  readonly name: string
+  /** As SQL spells it: `decimal(38,2)`, `array(row(a bigint, b timestamp(6)))`. */
+  readonly type: string
+}
+
+/** As the protocol describes a column. */
+export interface WireColumn extends TrinoColumn {
+  readonly typeSignature: TypeSignature
+}
+
+/** Turns what JSON held into the value. Never called with null. */
+type Decoder = (wire: unknown) => TrinoValue
+
+const toBigInt: Decoder = (wire) => BigInt(wire as number | string)
+const toNumber: Decoder = (wire) => (typeof wire === 'number' ? wire : Number(wire))
+const toBuffer: Decoder = (wire) => Buffer.from(wire as string, 'base64')
+
+const scalars: Readonly<Record<string, Decoder>> = {
+  bigint: toBigInt,
+  // "NaN", "Infinity" and "-Infinity" come as strings.
+  double: toNumber,
+  real: toNumber,
+  varbinary: toBuffer,
+  HyperLogLog: toBuffer,
+  P4HyperLogLog: toBuffer,
+  SetDigest: toBuffer,
+  qdigest: toBuffer,
+  tdigest: toBuffer,
+}
+
+/** Keys of a map are field names in JSON, text whatever their type. */
+const keyScalars: Readonly<Record<string, Decoder>> = {
+  boolean: (wire) => wire === 'true',
+  tinyint: toNumber,
+  smallint: toNumber,
+  integer: toNumber,
+  bigint: toBigInt,
+  double: toNumber,
+  real: toNumber,
+}
+
+/** The decoder of a type; undefined when the value is what JSON held. */
+export function decoderOf(type: TypeSignature): Decoder | undefined {
+  switch (type.rawType) {
+    case 'array':
+      return arrayDecoder(type)
+    case 'map':
+      return mapDecoder(type)
+    case 'row':
+      return rowDecoder(type)
+    default:
+      return scalars[type.rawType]
+  }
+}
+
+function arrayDecoder(type: TypeSignature): Decoder | undefined {
+  const element = decoderOf(type.arguments[0]?.value as TypeSignature)
+  if (element === undefined) return undefined
+  return (wire) => (wire as unknown[]).map((item) => (item === null ? null : element(item)))
+}
+
+function mapDecoder(type: TypeSignature): Decoder {
+  const [keyType, valueType] = type.arguments.map((argument) => argument.value as TypeSignature)
+  const key = keyScalars[keyType?.rawType ?? '']
+  const value = valueType === undefined ? undefined : decoderOf(valueType)
+  return (wire) => {
+    const map = new Map<TrinoValue, TrinoValue>()
+    for (const [name, item] of Object.entries(wire as Record<string, unknown>)) {
+      map.set(key === undefined ? name : key(name), item === null || value === undefined ? (item as TrinoValue) : value(item))
+    }
+    return map
+  }
+}
+
+function rowDecoder(type: TypeSignature): Decoder {
+  const fields = type.arguments.map((argument) => argument.value as NamedType)
+  const decoders = fields.map((field) => decoderOf(field.typeSignature))
+  const decode = (wire: unknown): TrinoValue[] => decodeItems(wire as unknown[], decoders)
+  const names = fields.map((field) => field.fieldName?.name ?? '')
+  if (names.includes('') || new Set(names).size < names.length) return decode
+  const toObject = objectMaker(names)
+  return (wire) => toObject(decode(wire))
+}
+
+function decodeItems(wire: readonly unknown[], decoders: readonly (Decoder | undefined)[]): TrinoValue[] {
+  const items = wire as TrinoValue[]
+  for (let index = 0; index < decoders.length; index++) {
+    const decoder = decoders[index]
+    const item = items[index]
+    if (decoder !== undefined && item !== null && item !== undefined) items[index] = decoder(item)
+  }
+  return items
+}
+
+/** Decodes rows in place: the arrays that JSON.parse made become the rows. */
+export function rowsDecoder(columns: readonly WireColumn[]): (rows: unknown[][]) => TrinoValue[][] {
+  const decoders = columns.map((column) => decoderOf(column.typeSignature))
+  if (decoders.every((decoder) => decoder === undefined)) return (rows) => rows as TrinoValue[][]
+  return (rows) => {
+    for (const row of rows) decodeItems(row, decoders)
+    return rows as TrinoValue[][]
+  }
+}
+
+/** Makes objects from arrays. A field called `__proto__` stays a field. */
+export function objectMaker(names: readonly string[]): (row: readonly TrinoValue[]) => Record<string, TrinoValue> {
+  const plain = !names.includes('__proto__')
+  return (row) => {
+    const object = (plain ? {} : Object.create(null)) as Record<string, TrinoValue>
+    for (let index = 0; index < names.length; index++) object[names[index] as string] = row[index] ?? null
+    return object
+  }
+}
