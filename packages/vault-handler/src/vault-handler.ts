@@ -1,0 +1,360 @@
+import {
+  AuthError,
+  type CallOptions,
+  type CheckResult,
+  type Closable,
+  type CloseOptions,
+  DataError,
+  HandlerError,
+  Lifecycle,
+  type Logger,
+  NotFoundError,
+  type RetryPolicy,
+  runCheck,
+  type Secret,
+  silentLogger,
+  withDeadline,
+} from '@common-handlers/core'
+import { type LoginAnswer, type LoginRequest, TokenSource } from './authentication.ts'
+import { type ApiRequest, VaultClient } from './client.ts'
+import { parseVaultConfig, type Variables, type VaultConfig, type VaultConfigInput, vaultConfigFromEnvironment } from './config.ts'
+import { noCredentials, nodeUnusable, tokenRefused } from './errors.ts'
+import { KeyValueReader, type SecretData } from './key-value.ts'
+import { parseReference } from './secret-path.ts'
+import { isStandardSchema, issuePath, type StandardSchema } from './standard-schema.ts'
+
+/** The configuration, and where to log to. */
+export interface VaultHandlerOptions extends VaultConfigInput {
+  /** Silent if not given. No secret reaches it. */
+  readonly logger?: Logger | undefined
+}
+
+export interface GetSecretOptions extends CallOptions {
+  /** A version of a KV version 2 secret; the newest if not given. */
+  readonly version?: number | undefined
+}
+
+export interface RequestOptions extends CallOptions {
+  readonly query?: Readonly<Record<string, string>> | undefined
+  /** Sent as JSON. */
+  readonly body?: unknown
+  readonly headers?: Readonly<Record<string, string>> | undefined
+  /** May the request be made twice? Default: true for GET, HEAD, LIST, PUT and DELETE. */
+  readonly idempotent?: boolean | undefined
+}
+
+/** The state of the node that answered. */
+export interface VaultHealth {
+  readonly initialized: boolean
+  readonly sealed: boolean
+  readonly standby: boolean
+  readonly version: string
+  /** `active`, `standby`, `performance standby`, `disaster recovery secondary`, `sealed`, `uninitialized`. */
+  readonly state: NodeState
+}
+
+export type NodeState = 'active' | 'standby' | 'performance standby' | 'disaster recovery secondary' | 'sealed' | 'uninitialized'
+
+/** What a server says about a token. */
+export interface TokenInfo {
+  readonly policies: readonly string[]
+  /** Seconds left; 0 for a token without end. */
+  readonly ttl: number
+  readonly renewable: boolean
+}
+
+const IDEMPOTENT = new Set(['GET', 'HEAD', 'LIST', 'PUT', 'DELETE'])
+const REVOKE_TIMEOUT_MS = 2_000
+
+/**
+ * Secrets from HashiCorp Vault and OpenBao. Making one does no work; the first call logs in.
+ *
+ * @example
+ * await using vault = new VaultHandler({ address: 'https://vault:8200', appRole: { roleId, secretIdFile } })
+ * const secrets = await vault.getSecret('secret/postgres/db')
+ */
+export class VaultHandler implements Closable {
+  readonly #config: VaultConfig
+  readonly #client: VaultClient
+  readonly #tokens: TokenSource
+  readonly #keyValue: KeyValueReader
+  readonly #lifecycle: Lifecycle
+
+  /** @throws ConfigError `VAULT_CONFIG_INVALID` */
+  constructor(options: VaultHandlerOptions) {
+    const { logger = silentLogger, ...input } = options
+    this.#config = parseVaultConfig(input)
+    this.#client = new VaultClient(this.#config, logger)
+    this.#tokens = new TokenSource(this.#config, (request) => this.#logIn(request), logger)
+    this.#keyValue = new KeyValueReader((path, query, signal) =>
+      this.#authorised({ method: 'GET', path, query, idempotent: true }, signal),
+    )
+    this.#lifecycle = new Lifecycle('VaultHandler', 'VAULT', () => this.#release())
+    if (!this.#config.tls.verify) logger.warn({ address: this.#config.address }, 'the certificate of the vault is not verified')
+  }
+
+  /**
+   * A handler from the variables of the Go client (see {@link vaultConfigFromEnvironment}); options go over variables, and a
+   * way to log in among the options takes the place of `VAULT_TOKEN`.
+   * @throws ConfigError `VAULT_CONFIG_INVALID`
+   */
+  static fromEnvironment(options: Partial<VaultHandlerOptions> = {}, variables?: Variables): VaultHandler {
+    const { token, tokenFile, ...found } = vaultConfigFromEnvironment(variables)
+    const { appRole, userpass, kubernetes, jwt } = options
+    const ways = [options.token, options.tokenFile, appRole, userpass, kubernetes, jwt]
+    return new VaultHandler({ ...found, ...(ways.every((way) => way === undefined) ? { token, tokenFile } : {}), ...options })
+  }
+
+  /** Logs in. Every call does so by itself; this one shows early that it works. */
+  connect(options?: CallOptions): Promise<void> {
+    return this.#call('log in', options, async (signal) => {
+      await this.#tokens.get(signal)
+    })
+  }
+
+  /**
+   * The fields of a secret of the KV engine, version 1 or 2. `secret/app` and `secret/data/app` name the same secret of a
+   * version 2 mount. Every text in it is registered with the scrubber, so that no later error or log line shows it.
+   * With a schema of any Standard Schema library the fields are validated, and what the schema makes of them is returned.
+   * @throws NotFoundError `VAULT_SECRET_NOT_FOUND`, `VAULT_VERSION_DELETED`, `VAULT_VERSION_DESTROYED`, `VAULT_MOUNT_NOT_FOUND`
+   * @throws PermissionError `VAULT_PERMISSION_DENIED`
+   * @throws DataError `VAULT_SECRET_INVALID` when the schema does not accept it
+   */
+  getSecret(path: string, options?: GetSecretOptions): Promise<SecretData>
+  getSecret<T>(path: string, schema: StandardSchema<T>, options?: GetSecretOptions): Promise<T>
+  async getSecret<T>(
+    path: string,
+    second: StandardSchema<T> | GetSecretOptions = {},
+    third: GetSecretOptions = {},
+  ): Promise<SecretData | T> {
+    // Some libraries make their schemas functions.
+    const schema = isStandardSchema(second) ? (second as StandardSchema<T>) : undefined
+    const options = schema === undefined ? (second as GetSecretOptions) : third
+    const data = await this.#call(`read ${path}`, options, (signal) => this.#keyValue.read(path, options.version, signal))
+    return schema === undefined ? data : validate(path, data, schema)
+  }
+
+  /**
+   * What `path#field` names, as text; a number or boolean as it is written in JSON, a list or object as JSON. Bound, so that
+   * it can be handed on as the resolver of `vault:` references.
+   * @throws ConfigError `VAULT_REFERENCE_INVALID`
+   * @throws NotFoundError `VAULT_FIELD_NOT_FOUND` and those of getSecret
+   */
+  readonly resolve = async (reference: string, options: GetSecretOptions = {}): Promise<string> => {
+    const { path, field } = parseReference(reference)
+    const data = await this.getSecret(path, options)
+    const value = Object.hasOwn(data, field) ? data[field] : undefined
+    if (value === undefined || value === null) {
+      throw new NotFoundError(`${path} has no field "${field}"; it has: ${Object.keys(data).join(', ')}`, {
+        code: 'VAULT_FIELD_NOT_FOUND',
+        context: { path, field },
+      })
+    }
+    return typeof value === 'object' ? JSON.stringify(value, bigintAsText) : String(value)
+  }
+
+  /**
+   * Any request to the API, below `/v1/`: `request('POST', 'transit/encrypt/orders', { body: { plaintext } })`. The path is
+   * plain text and is encoded here. Returns the answer as it is; undefined for an empty one.
+   */
+  request(method: string, path: string, options: RequestOptions = {}): Promise<unknown> {
+    const verb = method.toUpperCase()
+    const list = verb === 'LIST'
+    return this.#call(`${verb} ${path}`, options, (signal) =>
+      this.#authorised(
+        {
+          // Not every proxy lets the LIST verb through; the server takes this in its place.
+          method: list ? 'GET' : verb,
+          path,
+          query: list ? { ...options.query, list: 'true' } : options.query,
+          body: options.body,
+          headers: options.headers,
+          idempotent: options.idempotent ?? IDEMPOTENT.has(verb),
+        },
+        signal,
+      ),
+    )
+  }
+
+  /** Whether the node is initialised, unsealed and active. Needs no token. */
+  health(options?: CallOptions): Promise<VaultHealth> {
+    return this.#call('read the health', options, (signal) => this.#health(signal, {}))
+  }
+
+  /** Asks for the state of the node, logs in and looks the token up, and says how long each took. It reports and does not throw. */
+  check(options?: CallOptions): Promise<CheckResult> {
+    const once = { attempts: 1 }
+    return this.#lifecycle.run(options?.signal, (signal) => {
+      const step = <T>(action: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> =>
+        withDeadline({ signal, timeoutMs: options?.timeoutMs }, { prefix: 'VAULT', action }, (deadline) => work(deadline.signal))
+      return runCheck(
+        this.#client.address,
+        [
+          {
+            name: 'read the health',
+            run: () =>
+              step('read the health', async (inner) => {
+                const { state, version } = await this.#health(inner, once)
+                if (state === 'sealed' || state === 'uninitialized' || state === 'disaster recovery secondary') {
+                  throw nodeUnusable(this.#client.address, state)
+                }
+                return `version ${version}, ${state}`
+              }),
+          },
+          {
+            name: 'log in',
+            run: () =>
+              step('log in', async (inner) => {
+                await this.#tokens.get(inner)
+                return this.#tokens.origin ?? 'no credentials given; an agent must add the token'
+              }),
+          },
+          {
+            name: 'look up the token',
+            run: () =>
+              step('look up the token', async (inner) => {
+                const { policies, ttl } = await this.#lookUp(inner, once)
+                return `policies ${policies.join(', ')}; ${ttl === 0 ? 'no end' : `${ttl} s left`}`
+              }),
+          },
+        ],
+        signal,
+      )
+    })
+  }
+
+  /** Waits for the calls under way, revokes a token that was obtained by logging in, and lets go of the connections. */
+  close(options?: CloseOptions): Promise<void> {
+    return this.#lifecycle.close(options)
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  #call<T>(action: string, options: CallOptions | undefined, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return this.#lifecycle.run(options?.signal, (signal) =>
+      withDeadline({ signal, timeoutMs: options?.timeoutMs }, { prefix: 'VAULT', action }, (deadline) => work(deadline.signal)),
+    )
+  }
+
+  /** A request with the token. When the server no longer knows the token, one login and one more try. */
+  async #authorised(request: ApiRequest, signal: AbortSignal): Promise<unknown> {
+    const token = await this.#tokens.get(signal)
+    try {
+      return await this.#client.send({ ...request, token }, signal)
+    } catch (error) {
+      if (!HandlerError.is(error) || error.code !== 'VAULT_PERMISSION_DENIED') throw error
+      const facts = { method: request.method, path: request.path }
+      if (token === undefined) throw noCredentials(facts)
+      const seen = await this.#lookAt(token, signal)
+      if (seen === 'alive') throw error
+      const origin = this.#tokens.origin ?? 'token'
+      if (this.#tokens.canReplace) {
+        this.#tokens.invalidate(token)
+        const next = await this.#tokens.get(signal)
+        // A token file may hold what it held before.
+        if (next !== undefined && next.expose() !== token.expose()) return this.#client.send({ ...request, token: next }, signal)
+      }
+      throw seen === 'forbidden' ? error : tokenRefused(facts, origin, error)
+    }
+  }
+
+  /**
+   * A refusal by policy and one for a token that has ended look alike; a look at the token tells them apart. A policy that
+   * leaves out the default one may forbid even that: `forbidden`, as far as the words of the answer can be trusted.
+   */
+  async #lookAt(token: Secret, signal: AbortSignal): Promise<'alive' | 'forbidden' | 'unknown'> {
+    try {
+      await this.#client.send({ method: 'GET', path: 'auth/token/lookup-self', token, idempotent: true }, signal)
+      return 'alive'
+    } catch (error) {
+      if (!HandlerError.is(error) || error.code !== 'VAULT_PERMISSION_DENIED') throw error
+      return error.context['tokenKnown'] === true ? 'forbidden' : 'unknown'
+    }
+  }
+
+  async #logIn(request: LoginRequest): Promise<LoginAnswer> {
+    const answer = await this.#client.send(
+      { method: 'POST', path: request.path, body: request.body, idempotent: true },
+      this.#lifecycle.signal,
+    )
+    const auth = (answer as { readonly auth?: LoginAnswer | null } | undefined)?.auth
+    if (auth === undefined || auth === null || typeof auth.client_token !== 'string' || auth.client_token === '') {
+      throw new AuthError(`the login at ${request.path} gave no token; does the method ask for a second factor?`, {
+        code: 'VAULT_LOGIN_FAILED',
+        context: { path: request.path },
+      })
+    }
+    return auth
+  }
+
+  async #health(signal: AbortSignal, policy: Partial<RetryPolicy>): Promise<VaultHealth> {
+    const answer = (await this.#client.send(
+      {
+        method: 'GET',
+        path: 'sys/health',
+        // Every state as a good answer: the fields tell which one it is.
+        query: { standbycode: '200', sealedcode: '200', uninitcode: '200', performancestandbycode: '200', drsecondarycode: '200' },
+        inNamespace: false,
+        idempotent: true,
+        policy,
+      },
+      signal,
+    )) as HealthAnswer
+    return {
+      initialized: answer.initialized,
+      sealed: answer.sealed,
+      standby: answer.standby,
+      version: answer.version,
+      state: stateOf(answer),
+    }
+  }
+
+  async #lookUp(signal: AbortSignal, policy: Partial<RetryPolicy>): Promise<TokenInfo> {
+    const answer = await this.#authorised({ method: 'GET', path: 'auth/token/lookup-self', idempotent: true, policy }, signal)
+    return (answer as { readonly data: TokenInfo }).data
+  }
+
+  async #release(): Promise<void> {
+    const token = this.#config.revokeOnClose ? this.#tokens.own : undefined
+    if (token !== undefined) {
+      // The token ends by itself if this fails; a close must not.
+      const request = { method: 'POST', path: 'auth/token/revoke-self', token, idempotent: true, policy: { attempts: 1 } }
+      await this.#client.send(request, AbortSignal.timeout(REVOKE_TIMEOUT_MS)).catch(() => undefined)
+    }
+    await this.#client.close()
+  }
+}
+
+interface HealthAnswer {
+  readonly initialized: boolean
+  readonly sealed: boolean
+  readonly standby: boolean
+  readonly version: string
+  readonly performance_standby?: boolean
+  readonly replication_dr_mode?: string
+}
+
+function stateOf(answer: HealthAnswer): NodeState {
+  if (!answer.initialized) return 'uninitialized'
+  if (answer.sealed) return 'sealed'
+  if (answer.replication_dr_mode === 'secondary') return 'disaster recovery secondary'
+  if (answer.performance_standby === true) return 'performance standby'
+  return answer.standby ? 'standby' : 'active'
+}
+
+async function validate<T>(path: string, data: SecretData, schema: StandardSchema<T>): Promise<T> {
+  const result = await schema['~standard'].validate(data)
+  if (result.issues === undefined) return result.value
+  const problems = result.issues.map((issue) => `${issuePath(issue) || '(the secret)'}: ${issue.message}`)
+  throw new DataError(`${path} is not what the schema asks for:\n${problems.map((line) => `  ${line}`).join('\n')}`, {
+    code: 'VAULT_SECRET_INVALID',
+    context: { path, problems },
+    where: { file: path },
+  })
+}
+
+function bigintAsText(_key: string, value: unknown): unknown {
+  return typeof value === 'bigint' ? String(value) : value
+}
