@@ -86,10 +86,18 @@ const byType: Readonly<Record<string, readonly [Kind, Retry]>> = {
 /** Iceberg's word for "the catalog did not answer; the commit may have been made". */
 const COMMIT_UNKNOWN = 'org.apache.iceberg.exceptions.CommitStateUnknownException'
 
-/** A failure that the server reports. The code is `TRINO_` and the server's error name. */
-export function fromServer(error: WireError, queryId: string): HandlerError {
+/** Found on Trino 476: these two count columns from the start of EXECUTE IMMEDIATE, the others from that of its text. */
+const SHIFTED = new Set(['SYNTAX_ERROR', 'INVALID_PARAMETER_USAGE'])
+
+/**
+ * A failure that the server reports. The code is `TRINO_` and the server's error name. `shift` is what stands before
+ * the caller's text in what was sent.
+ */
+export function fromServer(error: WireError, queryId: string, shift: number = 0): HandlerError {
   const { errorName, errorCode, errorType } = error
-  const place = error.errorLocation ?? undefined
+  const said = error.errorLocation ?? undefined
+  const place = said === undefined || !SHIFTED.has(errorName) ? said : { ...said, columnNumber: Math.max(1, said.columnNumber - shift) }
+  const text = (error.message ?? errorName).replace(/^line \d+:\d+: /, place === undefined ? '$&' : `line ${place.lineNumber}:${place.columnNumber}: `)
   const [kind, retry] = classify(error)
   const facts: TrinoErrorFacts = {
     queryId,
@@ -99,7 +107,7 @@ export function fromServer(error: WireError, queryId: string): HandlerError {
     ...(place === undefined ? {} : { line: place.lineNumber, column: place.columnNumber }),
   }
   const options: HandlerErrorOptions = { code: `TRINO_${errorName}`, retry, context: { ...facts } }
-  const message = `Trino: ${error.message ?? errorName} (${errorName}, query ${queryId})`
+  const message = `Trino: ${text} (${errorName}, query ${queryId})`
   switch (kind) {
     case 'not-found':
       return new NotFoundError(message, options)
@@ -132,6 +140,11 @@ function causes(failure: WireFailure | null | undefined): string[] {
   const types: string[] = []
   for (let one = failure; one !== null && one !== undefined && types.length < 50; one = one.cause) types.push(one.type ?? '')
   return types
+}
+
+/** The server is there and not ready: the statement did not begin, and will when it is sent again a little later. */
+export function isNotReady(error: unknown): boolean {
+  return HandlerError.is(error) && error.outcome === 'connection' && error.retry === 'safe' && trinoErrorFacts(error) !== undefined
 }
 
 /** The connection was never made: whatever was to be sent, nothing was. */

@@ -54,7 +54,7 @@ export interface IcebergSnapshot {
   readonly queryId: string | undefined
   /** Rows in the data files added. For a MERGE these are the inserted rows and the new versions of the updated ones. */
   readonly addedRecords: bigint
-  /** Rows of the whole table, as the summary counts them. */
+  /** Rows in all data files, deleted and replaced ones included until they are compacted away: not a row count of the table. */
   readonly totalRecords: bigint | undefined
   readonly summary: ReadonlyMap<string, string>
 }
@@ -132,8 +132,10 @@ interface SnapshotRow {
 const SNAPSHOT_COLUMNS = `snapshot_id, parent_id, operation, to_iso8601(committed_at AT TIME ZONE 'UTC') AS committed_at, summary`
 
 /**
- * The snapshot that a query made: the proof that it was applied. Undefined when there is none: the query was not
- * applied, or wrote no row and so made no snapshot, or its snapshot has expired (compare {@link oldestSnapshotAt}).
+ * The snapshot that a query made: the proof that it was applied. INSERT, MERGE, UPDATE, DELETE, CREATE TABLE and
+ * CREATE OR REPLACE TABLE … AS leave their id. Undefined when there is none: the query was not applied; or it was an
+ * INSERT or MERGE that changed no row, which makes no snapshot; or the snapshot has expired (compare
+ * {@link oldestSnapshotAt}).
  */
 export async function snapshotByQueryId(
   trino: TrinoQueries,

@@ -50,13 +50,19 @@ export function ident(...parts: readonly string[]): SqlFragment {
   return new SqlFragment(parts.map((part) => `"${part.replaceAll('"', '""')}"`).join('.'))
 }
 
-/** What stands before the first character of the caller's text when it is sent inside EXECUTE IMMEDIATE. */
+/** What the server is sent. */
+export interface RenderedStatement {
+  readonly text: string
+  /** How far to the right the server sees the caller's text: its columns in syntax errors count from the start of what was sent. */
+  readonly shift: number
+}
+
 const IMMEDIATE = 'EXECUTE IMMEDIATE '
 
 /** The text to send: as it is, or through EXECUTE IMMEDIATE when there are values. */
-export function render(statement: string | SqlStatement, params: readonly TrinoParameter[] = []): string {
+export function render(statement: string | SqlStatement, params: readonly TrinoParameter[] = []): RenderedStatement {
   const text = typeof statement === 'string' ? statement : statement.text
   const values = typeof statement === 'string' ? params : [...statement.values, ...params]
-  if (values.length === 0) return text
-  return `${IMMEDIATE}${literal(text)} USING ${values.map(literal).join(', ')}`
+  if (values.length === 0) return { text, shift: 0 }
+  return { text: `${IMMEDIATE}${literal(text)} USING ${values.map(literal).join(', ')}`, shift: IMMEDIATE.length + 1 }
 }

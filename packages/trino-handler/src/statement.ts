@@ -2,6 +2,7 @@ import { ConfigError, HandlerError, type Logger, retry, type RetryPolicy } from 
 import { fromServer, notTheProtocol, queryLost, withVerdict } from './errors.ts'
 import type { HttpReply, TrinoHttp } from './http.ts'
 import { parseReply, statsOf, type TrinoStats, type WireReply } from './protocol.ts'
+import type { RenderedStatement } from './sql.ts'
 import { rowsDecoder, type TrinoColumn, type TrinoValue, type WireColumn } from './values.ts'
 
 /** Some rows of a result, in order, and where the statement stands. Only the last page of a write says what it did. */
@@ -37,7 +38,7 @@ const CANCEL_LIMIT_MS = 5_000
  */
 export async function submit(
   context: StatementContext,
-  text: string,
+  { text, shift }: RenderedStatement,
   headers: Readonly<Record<string, string>>,
   signal: AbortSignal,
 ): Promise<Statement> {
@@ -54,8 +55,8 @@ export async function submit(
   }
   const reply = parseReply(answer.text)
   if (reply === undefined) throw notTheProtocol(http.target, answer.text)
-  if (reply.error !== null && reply.error !== undefined) throw fromServer(reply.error, reply.id)
-  return new Statement(context, reply)
+  if (reply.error !== null && reply.error !== undefined) throw fromServer(reply.error, reply.id, shift)
+  return new Statement(context, reply, shift)
 }
 
 /** A registered statement: followed once, or cancelled. */
@@ -63,13 +64,15 @@ export class Statement {
   readonly queryId: string
   readonly #context: StatementContext
   readonly #first: WireReply
+  readonly #shift: number
   #nextUri: string | undefined
   #followed = false
   #cancelled: Promise<void> | undefined
 
-  constructor(context: StatementContext, first: WireReply) {
+  constructor(context: StatementContext, first: WireReply, shift: number) {
     this.#context = context
     this.#first = first
+    this.#shift = shift
     this.queryId = first.id
     this.#nextUri = first.nextUri
   }
@@ -102,7 +105,7 @@ export class Statement {
         onProgress?.(statsOf(reply.stats))
         if (reply.error !== null && reply.error !== undefined) {
           ended = true
-          throw fromServer(reply.error, this.queryId)
+          throw fromServer(reply.error, this.queryId, this.#shift)
         }
         this.#nextUri = reply.nextUri
         ended = reply.nextUri === undefined
@@ -166,7 +169,7 @@ export class Statement {
 }
 
 /** DELETEs an address of a statement. Never throws: a statement that cannot be told to stop is told so in the log. */
-export async function sendCancel({ http, logger }: StatementContext, uri: string): Promise<void> {
+async function sendCancel({ http, logger }: StatementContext, uri: string): Promise<void> {
   try {
     await http.send({ method: 'DELETE', uri, signal: AbortSignal.timeout(CANCEL_LIMIT_MS), expected: [200, 202, 204, 404, 410] })
   } catch (error) {

@@ -16,7 +16,7 @@ import {
 } from '@common-handlers/core'
 import { parseConfig, type TrinoConfig, type TrinoOptions } from './config.ts'
 import { createExternalCsvTable, dropTable } from './csv-stage.ts'
-import { notTheProtocol } from './errors.ts'
+import { isNotReady, notTheProtocol } from './errors.ts'
 import { sessionHeaders, TrinoHttp } from './http.ts'
 import type { TrinoParameter } from './literal.ts'
 import type { TrinoStats } from './protocol.ts'
@@ -144,14 +144,18 @@ export class TrinoHandler implements Closable {
     params?: readonly TrinoParameter[],
     options: QueryOptions | ArrayQueryOptions = {},
   ): Promise<QueryResult<unknown>> {
-    const rows: unknown[] = []
-    let columns: readonly TrinoColumn[] = []
-    const convert = rowConverter(options.rowMode ?? 'objects')
-    const result = await this.#follow(await this.#submitter(statement, params), options, (page) => {
-      columns = page.columns
-      for (const row of convert(page)) rows.push(row)
+    const rendered = render(statement, params)
+    const mode = options.rowMode ?? 'objects'
+    return this.#whenReady(options, async (signal) => {
+      const rows: unknown[] = []
+      let columns: readonly TrinoColumn[] = []
+      const convert = rowConverter(mode)
+      const result = await this.#follow(await submit(this.#context, rendered, this.#headers, signal), options, signal, (page) => {
+        columns = page.columns
+        for (const row of convert(page)) rows.push(row)
+      })
+      return { ...result, columns, rows }
     })
-    return { ...result, columns, rows }
   }
 
   /** Runs a statement for what it does. */
@@ -160,7 +164,10 @@ export class TrinoHandler implements Closable {
     params?: readonly TrinoParameter[],
     options: StatementOptions = {},
   ): Promise<ExecuteResult> {
-    return this.#follow(await this.#submitter(statement, params), options, () => undefined)
+    const rendered = render(statement, params)
+    return this.#whenReady(options, async (signal) =>
+      this.#follow(await submit(this.#context, rendered, this.#headers, signal), options, signal),
+    )
   }
 
   /**
@@ -214,12 +221,13 @@ export class TrinoHandler implements Closable {
     params?: readonly TrinoParameter[],
     options?: CallOptions,
   ): Promise<SubmittedStatement> {
-    const text = render(statement, params)
-    const submitted = await this.#call('submitting a statement', options, (signal) => submit(this.#context, text, this.#headers, signal))
+    const rendered = render(statement, params)
+    const submitted = await this.#call('submitting a statement', options, (signal) => submit(this.#context, rendered, this.#headers, signal))
     return {
       queryId: submitted.queryId,
       handle: { queryId: submitted.queryId, nextUri: submitted.nextUri },
-      follow: (followOptions = {}) => this.#follow(async () => submitted, followOptions, () => undefined),
+      follow: (followOptions = {}) =>
+        this.#call('a statement', followOptions, (signal) => this.#follow(submitted, followOptions, signal)),
       cancel: () => submitted.cancel(),
     }
   }
@@ -293,31 +301,47 @@ export class TrinoHandler implements Closable {
     return retry(work, { policy: this.#config.retry, signal, idempotent: true })
   }
 
-  /** Renders now, so that a bad parameter throws before anything is sent. */
-  async #submitter(
-    statement: string | SqlStatement,
-    params: readonly TrinoParameter[] | undefined,
-  ): Promise<(signal: AbortSignal) => Promise<Statement>> {
-    const text = render(statement, params)
-    return (signal) => submit(this.#context, text, this.#headers, signal)
+  /**
+   * Runs a whole statement, and again from its start while the server answers that it is starting or has no node yet:
+   * then it did not begin. What else may be tried again is tried below, one exchange at a time.
+   */
+  #whenReady<T>(options: StatementOptions, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const { logger } = this.#context
+    return this.#call('a statement', options, async (signal) => {
+      const done = await retry(
+        () =>
+          work(signal).then(
+            (value) => ({ value }),
+            (error: unknown) => {
+              if (isNotReady(error)) throw error
+              return { error }
+            },
+          ),
+        {
+          policy: this.#config.retry,
+          signal,
+          onRetry: (error, next) => logger.warn({ code: error.code, ...next }, 'the server is not ready, running the statement again'),
+        },
+      )
+      if ('error' in done) throw done.error
+      return done.value
+    })
   }
 
-  #follow(
-    open: (signal: AbortSignal) => Promise<Statement>,
+  async #follow(
+    statement: Statement,
     options: StatementOptions,
-    onPage: (page: Page) => void,
+    signal: AbortSignal,
+    onPage?: (page: Page) => void,
   ): Promise<ExecuteResult> {
-    return this.#call('a statement', options, async (signal) => {
-      const statement = await open(signal)
-      let last: Page | undefined
-      for await (const page of statement.pages(signal, progressOf(statement, options))) {
-        onPage(page)
-        last = page
-      }
-      if (last === undefined) throw notTheProtocol(this.#context.http.target, '')
-      const { updateType, updateCount, stats } = last
-      return { queryId: statement.queryId, updateType, updateCount, stats }
-    })
+    let last: Page | undefined
+    for await (const page of statement.pages(signal, progressOf(statement, options))) {
+      onPage?.(page)
+      last = page
+    }
+    if (last === undefined) throw notTheProtocol(this.#context.http.target, '')
+    const { updateType, updateCount, stats } = last
+    return { queryId: statement.queryId, updateType, updateCount, stats }
   }
 
   async *#pages(
@@ -325,7 +349,7 @@ export class TrinoHandler implements Closable {
     params: readonly TrinoParameter[] | undefined,
     options: QueryOptions | ArrayQueryOptions,
   ): AsyncGenerator<ResultPage<unknown>, void, undefined> {
-    const text = render(sqlText, params)
+    const rendered = render(sqlText, params)
     const convert = rowConverter(options.rowMode ?? 'objects')
     const limitMs = options.timeoutMs ?? this.#config.timeoutMs
     const timeout = new AbortController()
@@ -345,7 +369,7 @@ export class TrinoHandler implements Closable {
     const aborted = (): void => void (statement?.cancel() ?? Promise.resolve()).finally(release)
     signal.addEventListener('abort', aborted, { once: true })
     try {
-      statement = await submit(this.#context, text, this.#headers, signal)
+      statement = await submit(this.#context, rendered, this.#headers, signal)
       const { queryId } = statement
       for await (const page of statement.pages(signal, progressOf(statement, options))) {
         if (page.rows.length > 0) yield { queryId, columns: page.columns, rows: convert(page), stats: page.stats }

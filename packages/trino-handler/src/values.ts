@@ -12,7 +12,7 @@
  * | date, time, timestamp, with or without zone, intervals | text as Trino writes it, to the last digit |
  * | varbinary, HyperLogLog, the digests | Buffer |
  * | array | array |
- * | map | Map |
+ * | map | Map, keys by their type; an array, map or row as a key is the text Trino makes of it |
  * | row | object by field name; an array when a field has no name or two have the same |
  */
 export type TrinoValue =
@@ -75,7 +75,7 @@ const scalars: Readonly<Record<string, Decoder>> = {
   tdigest: toBuffer,
 }
 
-/** Keys of a map are field names in JSON, text whatever their type. */
+/** Keys of a map are field names in JSON, text whatever their type; one of a nested type has no reading and stays text. */
 const keyScalars: Readonly<Record<string, Decoder>> = {
   boolean: (wire) => wire === 'true',
   tinyint: toNumber,
@@ -84,6 +84,7 @@ const keyScalars: Readonly<Record<string, Decoder>> = {
   bigint: toBigInt,
   double: toNumber,
   real: toNumber,
+  varbinary: toBuffer,
 }
 
 /** The decoder of a type; undefined when the value is what JSON held. */
