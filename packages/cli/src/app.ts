@@ -72,7 +72,10 @@ export interface App<S extends z.ZodType> {
   /** Shown below the top help: where to start. */
   readonly help: string
   /** Who reads references. Gets the configuration as merged so far, for finding the vault; called once, when the first reference is met. */
-  readonly resolvers: (tree: ConfigTree, context: { readonly logger: Logger; readonly signal: AbortSignal }) => Promise<AppResolvers>
+  readonly resolvers: (
+    tree: ConfigTree,
+    context: { readonly logger: Logger; readonly signal: AbortSignal; readonly env: Terminal['env'] },
+  ) => Promise<AppResolvers>
 }
 
 export interface AppResolvers extends AsyncDisposable {
@@ -196,7 +199,7 @@ async function loadAppConfig<S extends z.ZodType>(
     env: { prefix: app.envPrefix, variables: terminal.env },
     overrides: overridesOf(app, options.set),
   }
-  const { resolvers, [Symbol.asyncDispose]: dispose } = await app.resolvers(await mergeConfig(layers), { logger, signal })
+  const { resolvers, [Symbol.asyncDispose]: dispose } = await app.resolvers(await mergeConfig(layers), { logger, signal, env: terminal.env })
   try {
     const { value, explain } = await loadConfig({ ...layers, resolvers })
     return { value, explain, [Symbol.asyncDispose]: dispose }
