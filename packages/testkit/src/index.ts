@@ -1,1 +1,27 @@
-export {}
+export { ServerStartError, ServerUnavailable } from './errors.ts'
+export type {
+  Addresses,
+  OpenBaoAddress,
+  PostgresAddress,
+  S3Address,
+  SeaweedfsAddress,
+  ServerKind,
+  TrinoAddress,
+  VersitygwAddress,
+} from './servers/addresses.ts'
+export { givenAddress } from './servers/given.ts'
+export { openbaoAdmin, startOpenBao } from './servers/openbao.ts'
+export type { OpenBaoAdmin, OpenBaoAnswer, OpenBaoServer } from './servers/openbao.ts'
+export { freePorts } from './servers/ports.ts'
+export { createDatabase, runOnPostgres, startPostgres } from './servers/postgres.ts'
+export type { PostgresOptions, PostgresServer } from './servers/postgres.ts'
+export { createBucket, s3Request } from './servers/s3-request.ts'
+export { startSeaweedfs } from './servers/seaweedfs.ts'
+export type { SeaweedfsServer } from './servers/seaweedfs.ts'
+export type { ServerControl } from './servers/server-process.ts'
+export { startTrino } from './servers/trino.ts'
+export type { TrinoOptions, TrinoServer } from './servers/trino.ts'
+export { runOnTrino } from './servers/trino-statement.ts'
+export type { TrinoRows } from './servers/trino-statement.ts'
+export { startVersitygw } from './servers/versitygw.ts'
+export type { VersitygwServer } from './servers/versitygw.ts'

