@@ -226,19 +226,18 @@ export class S3Driver {
       Prefix: prefix,
       KeyMarker: options.after?.key,
       UploadIdMarker: options.after?.uploadId,
-      EncodingType: 'url',
+      // No encoding asked for: SeaweedFS says that it encodes these keys, and does not.
     })
     const answer = await this.#once('ListMultipartUploads', undefined, options, (abortSignal) =>
       this.#open().requests.send(command, { abortSignal }),
     )
-    const key = (text: string | undefined): string => decodeKey(text ?? '', answer.EncodingType)
     const items = (answer.Uploads ?? []).map((upload) => ({
-      key: key(upload.Key),
+      key: upload.Key ?? '',
       uploadId: upload.UploadId ?? '',
       initiated: upload.Initiated ?? new Date(0),
     }))
-    const more = answer.IsTruncated === true && answer.NextKeyMarker !== undefined
-    return { items, next: more ? { key: key(answer.NextKeyMarker), uploadId: answer.NextUploadIdMarker ?? '' } : undefined }
+    const more = answer.IsTruncated === true
+    return { items, next: more && answer.NextKeyMarker !== undefined ? { key: answer.NextKeyMarker, uploadId: answer.NextUploadIdMarker ?? '' } : undefined }
   }
 
   async deleteObject(key: string, options: Try): Promise<void> {

@@ -35,6 +35,9 @@ interface DriverError {
   readonly errors?: readonly unknown[]
 }
 
+/** With the prefix (Amazon S3 User Guide, "Naming Amazon S3 objects"). */
+const MAX_KEY_BYTES = 1024
+
 type Mapping = (message: string, options: HandlerErrorOptions & { serverCode: string }, request: S3Request) => HandlerError
 
 const place = (request: S3Request): string =>
@@ -130,6 +133,7 @@ const byCode: Readonly<Record<string, Mapping>> = {
   AccessDenied: accessDenied,
   AllAccessDisabled: accessDenied,
   Forbidden: accessDenied,
+  XAdminUserNotFound: auth('S3_ACCESS_KEY_UNKNOWN', 'the server does not know this access key id'), // versitygw
   InvalidAccessKeyId: auth('S3_ACCESS_KEY_UNKNOWN', 'the server does not know this access key id'),
   SignatureDoesNotMatch: auth('S3_SIGNATURE_REJECTED', 'the signature is wrong; look at the secret access key and the region'),
   AuthorizationHeaderMalformed: auth('S3_SIGNATURE_REJECTED', 'the signature is for another region or service'),
@@ -180,9 +184,14 @@ const byStatus: Readonly<Record<number, Mapping>> = {
   507: storageFull,
 }
 
+/** What the SDK calls an answer without a code. */
+const withoutCode = new Set(['UnknownError', 'Unknown', 'Error', '404'])
+
 const refused = new Set(['ECONNREFUSED'])
 const unknownHost = new Set(['ENOTFOUND', 'EAI_AGAIN', 'EAI_FAIL', 'EAI_NODATA', 'EAI_NONAME'])
 const unreachable = new Set(['EHOSTUNREACH', 'ENETUNREACH', 'EHOSTDOWN', 'ENETDOWN', 'EADDRNOTAVAIL'])
+// The SDK calls these time-outs, but they are answers: the other side ended the connection.
+const lost = new Set(['ECONNRESET', 'EPIPE', 'ECONNABORTED'])
 const tls = /^(CERT_|ERR_TLS|ERR_SSL|UNABLE_TO_|SELF_SIGNED|DEPTH_ZERO|HOSTNAME_MISMATCH|EPROTO)/
 
 /** Turns whatever the SDK, the socket or the response's body threw into one of core's errors. */
@@ -199,7 +208,7 @@ export function toS3Error(thrown: unknown, request: S3Request): HandlerError {
     ...(status === undefined ? {} : { status, serverCode: name }),
     ...(error.$metadata?.requestId === undefined ? {} : { requestId: error.$metadata.requestId }),
   }
-  const mapping = byCode[name] ?? mappingOf(status)
+  const mapping = byCode[name] ?? mappingOf(status, name)
   if (mapping === undefined) return toConnectionError(thrown, error, request, context)
   const retryAfterMs = parseRetryAfter(error.$response?.headers?.['retry-after'])
   const message = typeof error.message === 'string' && error.message !== '' ? error.message : name
@@ -209,8 +218,10 @@ export function toS3Error(thrown: unknown, request: S3Request): HandlerError {
 }
 
 /** A status of success on an error means that the answer was cut or cannot be read: that is the connection's story. */
-function mappingOf(status: number | undefined): Mapping | undefined {
+function mappingOf(status: number | undefined, name: string): Mapping | undefined {
   if (status === undefined || status < 300) return undefined
+  // A 404 with a code of its own is about something else than the object.
+  if (status === 404 && !withoutCode.has(name)) return requestFailed
   return byStatus[status] ?? (status >= 500 ? serverError : requestFailed)
 }
 
@@ -239,7 +250,7 @@ function toConnectionError(
   if (tls.test(code)) {
     return new ConnectionError(`no TLS connection to ${server}: ${message} ${during}`, { ...options, code: 'S3_TLS_FAILED' })
   }
-  if (error.name === 'TimeoutError' || code === 'ETIMEDOUT' || code === 'ESOCKETTIMEDOUT') {
+  if ((error.name === 'TimeoutError' && !lost.has(code)) || code === 'ETIMEDOUT' || code === 'ESOCKETTIMEDOUT') {
     const connecting = message.includes('did not establish a connection') || inner.syscall === 'connect'
     return new OperationTimeoutError(`${server} did not answer in time ${during}`, {
       ...options,
@@ -260,6 +271,21 @@ function toConnectionError(
     retry: 'if-idempotent',
     serverCode: typeof error.name === 'string' ? error.name : 'Unknown',
   })
+}
+
+/** @throws ConfigError `S3_KEY_INVALID` for a key that no server stores as it is. */
+export function assertKey(key: string): void {
+  const problem = keyProblem(key)
+  if (problem === undefined) return
+  throw new ConfigError(`the key ${JSON.stringify(key)} cannot be used: ${problem}`, { code: 'S3_KEY_INVALID', context: { key } })
+}
+
+function keyProblem(key: string): string | undefined {
+  if (key === '') return 'it is empty'
+  if (!key.isWellFormed()) return 'it is not well-formed Unicode'
+  if (Buffer.byteLength(key) > MAX_KEY_BYTES) return `it is longer than ${MAX_KEY_BYTES} bytes`
+  // Servers on file systems resolve these, which would lead out of the prefix.
+  return key.split('/').some((part) => part === '.' || part === '..') ? 'it has a part that is "." or ".."' : undefined
 }
 
 /** The connection ended before the body did. */

@@ -18,7 +18,7 @@ import {
 import { conditionalPut, type Condition } from './conditional.ts'
 import { parseConfig, type S3Config, type S3ConfigInput } from './config.ts'
 import { type FailedDelete, S3Driver } from './driver.ts'
-import type { S3Request } from './errors.ts'
+import { assertKey, type S3Request } from './errors.ts'
 import { resumingBody } from './resuming-body.ts'
 import { uploadBytes, type UploadContext, uploadStream } from './upload.ts'
 
@@ -79,6 +79,9 @@ export interface S3CheckOptions extends CallOptions {
 }
 
 const DELETE_BATCH = 1000
+/** Characters that XML 1.0 cannot carry or that its readers change. */
+// oxlint-disable-next-line no-control-regex
+const UNFIT_FOR_XML = /[\u0000-\u001f\ufffe\uffff]/
 const PROBE_KEY = '_check/probe'
 
 /**
@@ -188,7 +191,7 @@ export class S3Handler implements AsyncDisposable {
     do {
       const after = next
       const page = await this.#run(options, `listing ${this.#where(prefix)}`, (signal) =>
-        this.#try(signal, () => this.#driver.listObjects(this.#fullKey(prefix), { signal, next: after })),
+        this.#try(signal, () => this.#driver.listObjects(this.#fullPrefix(prefix), { signal, next: after })),
       )
       for (const object of page.items) yield { ...object, key: this.#ownKey(object.key) }
       next = page.next
@@ -246,6 +249,11 @@ export class S3Handler implements AsyncDisposable {
       }
       let batch: string[] = []
       for await (const key of keys) {
+        if (UNFIT_FOR_XML.test(key)) {
+          await this.delete(key, { signal })
+          asked += 1
+          continue
+        }
         batch.push(this.#fullKey(key))
         if (batch.length < DELETE_BATCH) continue
         await send(batch)
@@ -262,7 +270,7 @@ export class S3Handler implements AsyncDisposable {
     do {
       const after = next
       const page = await this.#run(options, `listing the unfinished uploads of ${this.#where(prefix)}`, (signal) =>
-        this.#try(signal, () => this.#driver.listMultipartUploads(this.#fullKey(prefix), { signal, after })),
+        this.#try(signal, () => this.#driver.listMultipartUploads(this.#fullPrefix(prefix), { signal, after })),
       )
       for (const upload of page.items) yield { ...upload, key: this.#ownKey(upload.key) }
       next = page.next
@@ -319,7 +327,7 @@ export class S3Handler implements AsyncDisposable {
         {
           name: `list ${this.url}`,
           run: async () => {
-            const page = await this.#driver.listObjects(this.#fullKey(''), { signal, limit: 1 })
+            const page = await this.#driver.listObjects(this.#fullPrefix(''), { signal, limit: 1 })
             return page.items.length === 0 ? 'empty' : 'has objects'
           },
         },
@@ -393,7 +401,7 @@ export class S3Handler implements AsyncDisposable {
     } catch (error) {
       if (!HandlerError.is(error) || error.outcome !== 'permission') throw error
       // The answer to HEAD has no body: a list says whether it is the credentials or the rights.
-      await retry(() => this.#driver.listObjects(this.#fullKey(''), { signal, limit: 1 }), options)
+      await retry(() => this.#driver.listObjects(this.#fullPrefix(''), { signal, limit: 1 }), options)
     }
   }
 
@@ -452,7 +460,14 @@ export class S3Handler implements AsyncDisposable {
   }
 
   #fullKey(key: string): string {
-    return this.#config.prefix === '' ? key : `${this.#config.prefix}/${key}`
+    const full = this.#fullPrefix(key)
+    if (key === '') assertKey(key)
+    assertKey(full)
+    return full
+  }
+
+  #fullPrefix(prefix: string): string {
+    return this.#config.prefix === '' ? prefix : `${this.#config.prefix}/${prefix}`
   }
 
   #ownKey(fullKey: string): string {
