@@ -9,6 +9,7 @@ export type {
   TrinoAddress,
   VersitygwAddress,
 } from './servers/addresses.ts'
+export { runWithPyIceberg } from './provision/pyiceberg.ts'
 export { givenAddress } from './servers/given.ts'
 export { openbaoAdmin, startOpenBao } from './servers/openbao.ts'
 export type { OpenBaoAdmin, OpenBaoAnswer, OpenBaoServer } from './servers/openbao.ts'

