@@ -1,0 +1,195 @@
+import { readFile } from 'node:fs/promises'
+import type { ConnectionOptions } from 'node:tls'
+import { ConfigError, Secret, secret } from '@common-handlers/core'
+import { z } from 'zod'
+
+/**
+ * TLS as libpq names it. `require` encrypts without looking at the certificate, `verify-ca` checks who signed it,
+ * `verify-full` also that it was made for the host. libpq's `prefer` and `allow` are left out: they fall back to plain
+ * text without a word.
+ */
+export type SslMode = 'disable' | 'require' | 'verify-ca' | 'verify-full'
+
+/** Options as a user writes them: `url`, or `host` and its companions. */
+export interface PostgresConfigInput {
+  /**
+   * `postgres://user:password@host:port/database?sslmode=verify-full&sslrootcert=…`. Further parameters it may hold:
+   * `application_name`, `connect_timeout` (seconds). Instead of host, port, database, user and password.
+   */
+  url?: string | Secret | undefined
+  /** Name, address or, with a leading slash, folder of a Unix socket. Default `localhost`. */
+  host?: string | undefined
+  /** Default 5432. */
+  port?: number | undefined
+  /** Default: the name of the user. */
+  database?: string | undefined
+  user?: string | undefined
+  password?: string | Secret | undefined
+  /** Default `disable`. */
+  sslMode?: SslMode | undefined
+  /** The certificates to trust: PEM text, or the path of a PEM file. Default: those of Node. */
+  sslRootCert?: string | undefined
+  /** Shown in pg_stat_activity. Default `common-handlers`. */
+  applicationName?: string | undefined
+  /** Time to get a connection, new or from the pool, in milliseconds. Default 10 000. */
+  connectTimeoutMs?: number | undefined
+  /** The server ends a statement after so many milliseconds, COPY included. 0, the default, is no limit. */
+  statementTimeoutMs?: number | undefined
+  pool?:
+    | {
+        /** Connections that are kept though they are idle. Default 0. */
+        min?: number | undefined
+        /** Connections at most. Default 10. */
+        max?: number | undefined
+        /** An idle connection above `min` is closed after so many milliseconds. Default 10 000. */
+        idleTimeoutMs?: number | undefined
+      }
+    | undefined
+}
+
+/** Options with defaults filled in and the URL taken apart. */
+export interface PostgresConfig {
+  readonly host: string
+  readonly port: number
+  readonly database: string
+  readonly user: string
+  readonly password?: Secret | undefined
+  readonly sslMode: SslMode
+  readonly sslRootCert?: string | undefined
+  readonly applicationName: string
+  readonly connectTimeoutMs: number
+  readonly statementTimeoutMs: number
+  readonly pool: { readonly min: number; readonly max: number; readonly idleTimeoutMs: number }
+}
+
+const sslModes = ['disable', 'require', 'verify-ca', 'verify-full'] as const
+const milliseconds = z.int().min(0).max(2 ** 31 - 1)
+
+const poolSchema = z.strictObject({
+  min: z.int().min(0).default(0).describe('Connections that are kept though they are idle'),
+  max: z.int().min(1).default(10).describe('Connections at most'),
+  idleTimeoutMs: milliseconds.default(10_000).describe('An idle connection above min is closed after so many milliseconds'),
+})
+
+const optionsSchema = z.strictObject({
+  url: secret()
+    .optional()
+    .describe('postgres://user:password@host:port/database?sslmode=…, instead of host, port, database, user and password'),
+  host: z.string().min(1).optional().describe('Name, address or folder of a Unix socket; localhost by default'),
+  port: z.int().min(1).max(65_535).optional().describe('Port; 5432 by default'),
+  database: z.string().min(1).optional().describe('Database; the name of the user by default'),
+  user: z.string().min(1).optional().describe('User (role) to log in as'),
+  password: secret().optional().describe('Password of the user'),
+  sslMode: z.enum(sslModes).optional().describe('TLS as libpq names it; disable by default'),
+  sslRootCert: z.string().min(1).optional().describe('Certificates to trust: PEM text or the path of a PEM file'),
+  applicationName: z.string().min(1).max(63).optional().describe('Shown in pg_stat_activity; common-handlers by default'),
+  connectTimeoutMs: milliseconds.min(1).optional().describe('Time to get a connection, in milliseconds; 10 000 by default'),
+  statementTimeoutMs: milliseconds.default(0).describe('The server ends a statement after so many milliseconds; 0: never'),
+  pool: poolSchema.prefault({}).describe('How many connections are kept'),
+})
+
+type Options = z.output<typeof optionsSchema>
+
+/** One strict schema for all options but the logger. Apps embed it in their own. */
+export const postgresConfigSchema: z.ZodType<PostgresConfig, PostgresConfigInput> = optionsSchema.transform((options, context) => {
+  const problem = (path: string, message: string): void => {
+    context.issues.push({ code: 'custom', message, path: [path], input: undefined })
+  }
+  const given = options.url === undefined ? {} : fromUrl(options, options.url, problem)
+  const { sslMode = 'disable', ...config } = { ...defined(options), ...given }
+  if (config.user === undefined) problem('user', 'missing')
+  else if (config.sslRootCert !== undefined && (sslMode === 'disable' || sslMode === 'require')) {
+    problem('sslRootCert', `is not looked at with sslMode "${sslMode}": use verify-ca or verify-full`)
+  } else if (config.pool.min > config.pool.max) problem('pool', 'min is greater than max')
+  return {
+    host: config.host ?? 'localhost',
+    port: config.port ?? 5432,
+    database: config.database ?? config.user ?? '',
+    user: config.user ?? '',
+    password: config.password,
+    sslMode,
+    sslRootCert: config.sslRootCert,
+    applicationName: config.applicationName ?? 'common-handlers',
+    connectTimeoutMs: config.connectTimeoutMs ?? 10_000,
+    statementTimeoutMs: config.statementTimeoutMs,
+    pool: config.pool,
+  }
+}) as unknown as z.ZodType<PostgresConfig, PostgresConfigInput>
+
+const defined = (options: Options): Options =>
+  Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Options
+
+type Place = Partial<Omit<Options, 'pool' | 'statementTimeoutMs' | 'url'>>
+
+/** What a URL says. An option given beside it that the URL also gives is a contradiction, not a choice. */
+function fromUrl(options: Options, secretUrl: Secret, problem: (path: string, message: string) => void): Place {
+  let url: URL
+  try {
+    url = new URL(secretUrl.expose())
+  } catch {
+    problem('url', 'is not a URL')
+    return {}
+  }
+  if (!/^postgres(ql)?:$/.test(url.protocol)) problem('url', 'does not begin with postgres://')
+  const place: { -readonly [K in keyof Place]: Place[K] } = {}
+  try {
+    // A folder of a Unix socket stands percent-encoded where the host stands, as libpq has it.
+    if (url.hostname !== '') place.host = decodeURIComponent(url.hostname).replace(/^\[(.*)\]$/, '$1')
+    if (url.username !== '') place.user = decodeURIComponent(url.username)
+    if (url.password !== '') place.password = new Secret(decodeURIComponent(url.password))
+    if (url.pathname.length > 1) place.database = decodeURIComponent(url.pathname.slice(1))
+  } catch {
+    problem('url', 'has a percent sign that encodes nothing; write %25 for the sign itself')
+  }
+  if (url.port !== '') place.port = Number(url.port)
+  for (const [name, value] of url.searchParams) {
+    if (name === 'sslmode') {
+      const mode = sslModes.find((known) => known === value)
+      if (mode === undefined) problem('url', `sslmode=${value} is not one of ${sslModes.join(', ')}`)
+      else place.sslMode = mode
+    } else if (name === 'sslrootcert') place.sslRootCert = value
+    else if (name === 'application_name') place.applicationName = value
+    else if (name === 'connect_timeout' && /^[1-9]\d{0,5}$/.test(value)) place.connectTimeoutMs = Number(value) * 1000
+    else problem('url', `cannot use its parameter "${name}"; known: sslmode, sslrootcert, application_name, connect_timeout`)
+  }
+  for (const key of Object.keys(place) as (keyof Place)[]) {
+    if (options[key] !== undefined) problem(key, 'is given twice: in the url and by itself')
+  }
+  return place
+}
+
+/** Parses options. @throws ConfigError `POSTGRES_CONFIG_INVALID` */
+export function parseConfig(input: PostgresConfigInput): PostgresConfig {
+  const parsed = postgresConfigSchema.safeParse(input)
+  if (parsed.success) return parsed.data
+  const problems = parsed.error.issues.map((issue) => `${issue.path.map(String).join('.') || '(top)'}: ${issue.message}`)
+  throw new ConfigError(`the options of PostgresHandler cannot be used:\n${problems.map((line) => `  ${line}`).join('\n')}`, {
+    code: 'POSTGRES_CONFIG_INVALID',
+    context: { problems },
+  })
+}
+
+/** TLS settings for Node; false for none. @throws ConfigError `POSTGRES_ROOT_CERT_UNREADABLE` */
+export async function tlsOptions(config: PostgresConfig): Promise<ConnectionOptions | false> {
+  if (config.sslMode === 'disable') return false
+  if (config.sslMode === 'require') return { rejectUnauthorized: false }
+  const ca = config.sslRootCert === undefined ? undefined : await rootCertificates(config.sslRootCert)
+  return {
+    rejectUnauthorized: true,
+    ...(ca === undefined ? {} : { ca }),
+    ...(config.sslMode === 'verify-ca' ? { checkServerIdentity: () => undefined } : {}),
+  }
+}
+
+async function rootCertificates(given: string): Promise<string> {
+  if (given.includes('-----BEGIN')) return given
+  try {
+    return await readFile(given, 'utf8')
+  } catch (cause) {
+    throw new ConfigError(`cannot read the root certificates of sslRootCert: ${(cause as Error).message}`, {
+      code: 'POSTGRES_ROOT_CERT_UNREADABLE',
+      context: { file: given },
+      cause,
+    })
+  }
+}

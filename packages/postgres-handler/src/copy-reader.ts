@@ -1,0 +1,303 @@
+import type { Duplex } from 'node:stream'
+import { DataError } from '@common-handlers/core'
+import type { Submittable, Wire } from './driver.ts'
+
+/** Some whole rows of a COPY. */
+export interface CopyBlock {
+  /** The rows as the server sent them, one after the other, line ends included. The block owns these bytes. */
+  readonly bytes: Buffer
+  /** Where each row ends in `bytes`: row `i` is `bytes.subarray(i === 0 ? 0 : rowEnds[i - 1], rowEnds[i])`. */
+  readonly rowEnds: Uint32Array
+  /** How many rows these are. A header line, where COPY was asked for one, counts as a row here. */
+  readonly rows: number
+}
+
+/** Bytes of a block unless told otherwise. */
+export const DEFAULT_BLOCK_BYTES: number = 1024 * 1024
+
+/** Blocks that wait for their reader before the socket is paused. */
+const MAX_WAITING_BLOCKS = 2
+
+const HEADER_BYTES = 5
+const COPY_DATA = 0x64 // d
+const COPY_OUT_RESPONSE = 0x48 // H
+const READY_FOR_QUERY = 0x5a // Z
+
+/**
+ * Reads COPY … TO STDOUT from the socket itself. One CopyData message is one row (PostgreSQL, "Message Formats"); its
+ * five-byte header is left out and its body copied once, into the block. Every other message goes on whole to pg, whose
+ * parser knows errors, notices and the rest; with ReadyForQuery pg gets its socket back.
+ */
+export class CopyReader implements Submittable {
+  readonly #sql: string
+  readonly #blockBytes: number
+  #wire: Wire | undefined
+  #stream: Duplex | undefined
+  #driverListeners: ((chunk: Buffer) => void)[] = []
+
+  #block: Buffer = Buffer.alloc(0)
+  #fill = 0
+  #rowEnds = new Uint32Array(1024)
+  #rows = 0
+  /** Bytes of the current row that are still to come. */
+  #rowLeft = 0
+  readonly #header = Buffer.alloc(HEADER_BYTES)
+  #headerFill = 0
+  /** A message other than CopyData that has not come whole yet. */
+  #message: Buffer | undefined
+  #messageFill = 0
+
+  readonly #blocks: CopyBlock[] = []
+  #wake: (() => void) | undefined
+  #paused = false
+  #discarding = false
+  #finished = false
+  #error: unknown
+  #messages = 0
+  #copies = 0
+  #binary = false
+  #reportedRows: number | undefined
+
+  constructor(sql: string, blockBytes: number = DEFAULT_BLOCK_BYTES) {
+    this.#sql = sql
+    this.#blockBytes = blockBytes
+  }
+
+  /** True when the server waits for the next statement, or the connection has ended. */
+  get finished(): boolean {
+    return this.#finished
+  }
+
+  /** The next block; undefined after the last. @throws what the server or the socket had to say, and DataError */
+  async next(): Promise<CopyBlock | undefined> {
+    for (;;) {
+      if (this.#error !== undefined) throw this.#error
+      const block = this.#blocks.shift()
+      if (block !== undefined) {
+        if (this.#paused && this.#blocks.length < MAX_WAITING_BLOCKS) this.#resume()
+        return block
+      }
+      if (this.#finished) {
+        this.#checkRowCount()
+        return undefined
+      }
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve
+      })
+    }
+  }
+
+  /** From here on rows are thrown away, so that the server can come to its end. The next `next()` throws the reason. */
+  discard(reason: unknown): void {
+    this.#error ??= reason
+    this.#discarding = true
+    this.#blocks.length = 0
+    this.#block = Buffer.alloc(0)
+    this.#resume()
+    this.#notify()
+  }
+
+  submit(wire: Wire): null {
+    const { stream } = wire
+    this.#wire = wire
+    this.#stream = stream
+    this.#driverListeners = stream.listeners('data') as ((chunk: Buffer) => void)[]
+    for (const listener of this.#driverListeners) stream.off('data', listener)
+    stream.on('data', this.#onData)
+    stream.once('close', this.#onClose)
+    wire.query(this.#sql)
+    return null
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    const end = chunk.length
+    let at = 0
+    while (at < end) {
+      if (this.#rowLeft > 0) {
+        at = this.#takeRow(chunk, at)
+      } else if (this.#message !== undefined) {
+        at = this.#takeMessage(chunk, at)
+      } else if (this.#headerFill === 0 && end - at >= HEADER_BYTES) {
+        const type = chunk[at] as number
+        const length = chunk.readInt32BE(at + 1) - 4
+        at += HEADER_BYTES
+        if (type === COPY_DATA) this.#beginRow(length)
+        else this.#beginMessage(type, length)
+      } else {
+        const take = Math.min(HEADER_BYTES - this.#headerFill, end - at)
+        chunk.copy(this.#header, this.#headerFill, at, at + take)
+        this.#headerFill += take
+        at += take
+        if (this.#headerFill < HEADER_BYTES) return
+        this.#headerFill = 0
+        const type = this.#header[0] as number
+        const length = this.#header.readInt32BE(1) - 4
+        if (type === COPY_DATA) this.#beginRow(length)
+        else this.#beginMessage(type, length)
+      }
+      if (this.#message !== undefined && this.#messageFill === this.#message.length) {
+        const message = this.#message
+        this.#message = undefined
+        if (message[0] === READY_FOR_QUERY) {
+          this.#giveBack(message, chunk.subarray(at))
+          return
+        }
+        this.#forward(message)
+      }
+    }
+  }
+
+  #beginRow(length: number): void {
+    this.#messages++
+    this.#rowLeft = length
+    if (this.#discarding) return
+    if (this.#fill + length > this.#block.length) {
+      this.#emitBlock()
+      this.#block = Buffer.allocUnsafeSlow(Math.max(this.#blockBytes, length))
+    }
+    // A row of no bytes has come whole already.
+    if (length === 0) this.#endRow()
+  }
+
+  #takeRow(chunk: Buffer, at: number): number {
+    const take = Math.min(this.#rowLeft, chunk.length - at)
+    this.#rowLeft -= take
+    // After a discard the block is gone, also in the middle of a row.
+    if (this.#discarding) return at + take
+    chunk.copy(this.#block, this.#fill, at, at + take)
+    this.#fill += take
+    if (this.#rowLeft === 0) this.#endRow()
+    return at + take
+  }
+
+  #endRow(): void {
+    if (this.#rows === this.#rowEnds.length) {
+      const larger = new Uint32Array(this.#rows * 2)
+      larger.set(this.#rowEnds)
+      this.#rowEnds = larger
+    }
+    this.#rowEnds[this.#rows++] = this.#fill
+  }
+
+  #emitBlock(): void {
+    if (this.#rows === 0) return
+    this.#blocks.push({ bytes: this.#block.subarray(0, this.#fill), rowEnds: this.#rowEnds.slice(0, this.#rows), rows: this.#rows })
+    this.#block = Buffer.alloc(0)
+    this.#fill = 0
+    this.#rows = 0
+    if (this.#blocks.length >= MAX_WAITING_BLOCKS && !this.#paused) {
+      this.#paused = true
+      this.#stream?.pause()
+    }
+    this.#notify()
+  }
+
+  #beginMessage(type: number, length: number): void {
+    this.#message = Buffer.allocUnsafe(HEADER_BYTES + length)
+    this.#message[0] = type
+    this.#message.writeInt32BE(length + 4, 1)
+    this.#messageFill = HEADER_BYTES
+  }
+
+  #takeMessage(chunk: Buffer, at: number): number {
+    const message = this.#message as Buffer
+    const take = Math.min(message.length - this.#messageFill, chunk.length - at)
+    chunk.copy(message, this.#messageFill, at, at + take)
+    this.#messageFill += take
+    return at + take
+  }
+
+  #forward(message: Buffer): void {
+    if (message[0] === COPY_OUT_RESPONSE) {
+      this.#binary = message[HEADER_BYTES] === 1
+      if (++this.#copies > 1) this.discard(notOneCopy('there is more than one COPY'))
+    }
+    for (const listener of this.#driverListeners) listener.call(this.#stream, message)
+  }
+
+  /** The server is ready: pg takes over again, beginning with that very message. */
+  #giveBack(message: Buffer, rest: Buffer): void {
+    const stream = this.#stream as Duplex
+    stream.off('data', this.#onData)
+    stream.off('close', this.#onClose)
+    for (const listener of this.#driverListeners) stream.on('data', listener)
+    if (!this.#discarding) this.#emitBlock()
+    if (this.#copies === 0) this.#error ??= notOneCopy('it is none')
+    this.#resume()
+    this.#finish()
+    for (const listener of this.#driverListeners) {
+      listener.call(stream, message)
+      if (rest.length > 0) listener.call(stream, rest)
+    }
+  }
+
+  readonly #onClose = (): void => {
+    // pg reports what happened to the socket in the tick after; only if it has nothing to say does this stand.
+    setImmediate(() => {
+      this.#error ??= new Error('Connection terminated unexpectedly')
+      this.#finish()
+    })
+  }
+
+  #finish(): void {
+    this.#finished = true
+    this.#notify()
+  }
+
+  #notify(): void {
+    const wake = this.#wake
+    this.#wake = undefined
+    wake?.()
+  }
+
+  #resume(): void {
+    this.#paused = false
+    this.#stream?.resume()
+  }
+
+  /** Lines that the server sends and does not count: a header line, or the trailer of the binary format. */
+  #checkRowCount(): void {
+    const uncounted = this.#binary || asksForHeader(this.#sql) ? 1 : 0
+    if (this.#reportedRows === this.#messages - uncounted) return
+    throw new DataError(`the server says that it copied ${this.#reportedRows} rows, but ${this.#messages - uncounted} came`, {
+      code: 'POSTGRES_COPY_ROW_COUNT',
+      context: { reported: this.#reportedRows, received: this.#messages - uncounted },
+    })
+  }
+
+  handleError(error: Error): void {
+    this.#error ??= error
+    // Where pg refuses before it has sent anything there is no ReadyForQuery to wait for.
+    if (this.#wire === undefined) this.#finish()
+    this.#notify()
+  }
+
+  handleCommandComplete(message: { readonly text: string }): void {
+    const [, rows] = /^COPY (\d+)$/.exec(message.text) ?? []
+    if (rows !== undefined) this.#reportedRows = Number(rows)
+  }
+
+  handleRowDescription(): void {
+    this.discard(notOneCopy('it returns rows in another way'))
+  }
+
+  handleCopyInResponse(wire: Wire): void {
+    this.discard(notOneCopy('it wants rows instead'))
+    wire.sendCopyFail('COPY … TO STDOUT was expected')
+  }
+
+  handleReadyForQuery(): void {}
+  handleDataRow(): void {}
+  handleEmptyQuery(): void {}
+  handlePortalSuspended(): void {}
+  handleCopyData(): void {}
+}
+
+const notOneCopy = (why: string): DataError =>
+  new DataError(`the statement is not one COPY … TO STDOUT: ${why}`, { code: 'POSTGRES_NOT_COPY_OUT' })
+
+/** Whether the options behind TO STDOUT ask for a line of column names. */
+export function asksForHeader(sql: string): boolean {
+  const tail = /.*\bto\s+stdout\b(.*)$/is.exec(sql.replace(/'(?:[^']|'')*'/g, "''"))?.[1] ?? ''
+  return /\bheader\b(?!\s*(?:false|off|0)\b)/i.test(tail)
+}

@@ -1,0 +1,260 @@
+import type { Duplex } from 'node:stream'
+import type { ConnectionOptions } from 'node:tls'
+import pg from 'pg'
+import type { PostgresConfig } from './config.ts'
+import { readerOf } from './values.ts'
+
+// The one file that knows pg. What it uses beyond pg's documentation is declared here and held by the tests on a real
+// server: the shape of a submittable, the socket of a connection, its ReadyForQuery state.
+
+/** The half of pg's connection that speaks to the socket. */
+export interface Wire {
+  readonly stream: Duplex
+  query(text: string): void
+  parse(query: { readonly name: string; readonly text: string; readonly types: readonly number[] }): void
+  describe(message: { readonly type: 'S' | 'P'; readonly name: string }): void
+  sync(): void
+  sendCopyFail(message: string): void
+  on(event: string, listener: (message: never) => void): unknown
+  once(event: string, listener: (message: never) => void): unknown
+  off(event: string, listener: (message: never) => void): unknown
+}
+
+/** A field of RowDescription as pg reads it. */
+export interface WireField {
+  readonly name: string
+  readonly tableID: number
+  readonly columnID: number
+  readonly dataTypeID: number
+  readonly dataTypeModifier: number
+}
+
+/** What pg calls while a query is the active one. */
+export interface Submittable {
+  submit(wire: Wire): Error | null
+  handleError(error: Error, wire: Wire): void
+  handleReadyForQuery(wire: Wire): void
+  handleRowDescription(message: { readonly fields: readonly WireField[] }): void
+  handleDataRow(message: unknown): void
+  handleCommandComplete(message: { readonly text: string }): void
+  handleEmptyQuery(wire: Wire): void
+  handlePortalSuspended(wire: Wire): void
+  handleCopyInResponse(wire: Wire): void
+  handleCopyData(message: unknown): void
+}
+
+export interface DriverResult {
+  readonly fields: readonly WireField[]
+  readonly rows: readonly (readonly unknown[])[]
+  readonly rowCount: number | null
+  readonly command: string | null
+}
+
+/** Everything that decides how a value is written as text, and the time limit. */
+function sessionOptions(config: PostgresConfig): string {
+  const settings = {
+    TimeZone: 'UTC',
+    DateStyle: 'ISO,MDY',
+    IntervalStyle: 'postgres',
+    extra_float_digits: '1',
+    bytea_output: 'hex',
+    standard_conforming_strings: 'on',
+    ...(config.statementTimeoutMs === 0 ? {} : { statement_timeout: String(config.statementTimeoutMs) }),
+  }
+  return Object.entries(settings)
+    .map(([name, value]) => `-c ${name}=${value}`)
+    .join(' ')
+}
+
+/** The server changes these by itself, or they change nothing that the next user of a connection would notice. */
+const MAY_CHANGE = new Set(['in_hot_standby', 'application_name'])
+
+/** A connection that tells whether the server is idle, whether it is still there and whether its settings are as they were. */
+export class DriverClient extends pg.Client {
+  #gone = false
+  #serverVersion = ''
+  readonly #reported = new Map<string, string>()
+  readonly #altered = new Set<string>()
+
+  constructor(config?: string | pg.ClientConfig) {
+    super(config)
+    // pg reads PGBINARY and PGREPLICATION from the environment, which would turn results into bytes.
+    Object.assign(this, { binary: false, replication: undefined })
+    // An error without a listener ends the process, and a backend may be killed at any time. Whoever waits is told by
+    // the query's own rejection.
+    this.on('error', () => undefined)
+    this.wire.once('end', () => {
+      this.#gone = true
+    })
+    this.wire.on('parameterStatus', (message: { readonly parameterName: string; readonly parameterValue: string }) =>
+      this.#report(message.parameterName, message.parameterValue),
+    )
+  }
+
+  get wire(): Wire {
+    return this.connection as unknown as Wire
+  }
+
+  /** The connection has ended. */
+  get gone(): boolean {
+    return this.#gone
+  }
+
+  /** `15.13 (Debian 15.13-0+deb12u1)` */
+  get serverVersion(): string {
+    return this.#serverVersion
+  }
+
+  /** True while the server waits for the next statement. */
+  get ready(): boolean {
+    return (this as unknown as { readonly readyForQuery?: boolean }).readyForQuery === true
+  }
+
+  /** True when the connection is as it was when it was made: idle, in no transaction, its settings unchanged. */
+  get reusable(): boolean {
+    return !this.#gone && this.ready && this.getTransactionStatus() === 'I' && this.#altered.size === 0
+  }
+
+  /** Resolves when the server waits for the next statement, or the connection has ended. */
+  idle(): Promise<void> {
+    if (this.#gone || this.ready) return Promise.resolve()
+    const { wire } = this
+    return new Promise((resolve) => {
+      const done = (): void => {
+        wire.off('readyForQuery', done)
+        wire.off('end', done)
+        resolve()
+      }
+      wire.on('readyForQuery', done)
+      wire.on('end', done)
+    })
+  }
+
+  /** One statement in the extended protocol, which refuses two at once; rows as arrays. */
+  async run(text: string, values: readonly (string | Buffer | null)[]): Promise<DriverResult> {
+    const query = { text, values: [...values], rowMode: 'array' as const, queryMode: 'extended' }
+    return (await this.query(query)) as unknown as DriverResult
+  }
+
+  /** Any number of statements in the simple protocol. Their rows are dropped. */
+  async runScript(text: string): Promise<void> {
+    await this.query(text)
+  }
+
+  submit(submittable: Submittable): void {
+    this.query(submittable as unknown as pg.Submittable)
+  }
+
+  /** Ends the connection without a goodbye. */
+  destroy(): void {
+    this.wire.stream.destroy()
+  }
+
+  #report(name: string, value: string): void {
+    if (name === 'server_version') this.#serverVersion = value
+    const first = this.#reported.get(name)
+    if (first === undefined) this.#reported.set(name, value)
+    else if (first === value) this.#altered.delete(name)
+    else if (!MAY_CHANGE.has(name)) this.#altered.add(name)
+  }
+}
+
+export type PooledClient = DriverClient & { release(destroy?: boolean): void }
+
+export interface DriverPool {
+  connect(): Promise<PooledClient>
+  end(): Promise<void>
+  readonly total: number
+  readonly idle: number
+  readonly waiting: number
+}
+
+/** A pool of connections. No connection is made yet. */
+export function openPool(
+  config: PostgresConfig,
+  ssl: ConnectionOptions | false,
+  onIdleError: (error: Error) => void,
+): DriverPool {
+  const clients = new Set<DriverClient>()
+  const pool = new pg.Pool({
+    Client: DriverClient,
+    host: config.host,
+    port: config.port,
+    database: config.database,
+    user: config.user,
+    // A function, for pg looks into PGPASSWORD and ~/.pgpass when there is no password.
+    password: () => config.password?.expose() ?? (undefined as unknown as string),
+    ssl,
+    sslnegotiation: 'postgres',
+    application_name: config.applicationName,
+    client_encoding: 'UTF8',
+    options: sessionOptions(config),
+    types: { getTypeParser: readerOf as pg.CustomTypesConfig['getTypeParser'] },
+    keepAlive: true,
+    connectionTimeoutMillis: config.connectTimeoutMs,
+    min: config.pool.min,
+    max: config.pool.max,
+    idleTimeoutMillis: config.pool.idleTimeoutMs,
+  })
+  pool.on('error', onIdleError)
+  pool.on('connect', (client) => clients.add(client as unknown as DriverClient))
+  pool.on('remove', (client) => clients.delete(client as unknown as DriverClient))
+  return {
+    connect: async () => (await pool.connect()) as unknown as PooledClient,
+    end: async () => {
+      // A peer that has vanished never answers the goodbye.
+      const timer = setTimeout(() => clients.forEach((client) => client.destroy()), 2_000)
+      try {
+        await pool.end()
+      } finally {
+        clearTimeout(timer)
+      }
+    },
+    get total() {
+      return pool.totalCount
+    },
+    get idle() {
+      return pool.idleCount
+    },
+    get waiting() {
+      return pool.waitingCount
+    },
+  }
+}
+
+/** How a cancel request is sent: on a socket of its own, with TLS where the connection has it. */
+export interface CancelTarget {
+  readonly host: string
+  readonly port: number
+  readonly ssl: ConnectionOptions | false
+}
+
+interface CancelWire extends Wire {
+  connect(port: number | string, host?: string): void
+  requestSsl(): void
+  cancel(processId: number, secretKey: number): void
+}
+
+/**
+ * Asks the server to cancel what a connection runs (PostgreSQL, "Canceling Requests in Progress"). The server closes
+ * the socket once the signal is on its way; whether it came in time shows on the connection itself.
+ */
+export async function requestCancel(client: DriverClient, target: CancelTarget, timeoutMs: number): Promise<void> {
+  const { processID, secretKey } = client as unknown as { readonly processID: number | null; readonly secretKey: number | null }
+  if (processID === null || secretKey === null) return
+  const wire = new pg.Connection({ ssl: target.ssl }) as unknown as CancelWire
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(() => wire.stream.destroy(), timeoutMs)
+    const done = (): void => {
+      clearTimeout(timer)
+      wire.stream.destroy()
+      resolve()
+    }
+    wire.on('connect', () => (target.ssl === false ? wire.cancel(processID, secretKey) : wire.requestSsl()))
+    wire.on('sslconnect', () => wire.cancel(processID, secretKey))
+    wire.on('error', done)
+    wire.on('end', done)
+    if (target.host.startsWith('/')) wire.connect(`${target.host}/.s.PGSQL.${target.port}`)
+    else wire.connect(target.port, target.host)
+  })
+}

@@ -1,0 +1,232 @@
+import {
+  AuthError,
+  CapacityError,
+  ConflictError,
+  ConnectionError,
+  DataError,
+  HandlerError,
+  type HandlerErrorOptions,
+  NotFoundError,
+  OperationTimeoutError,
+  PermissionError,
+  RemoteError,
+  type Retry,
+} from '@common-handlers/core'
+
+/** What was going on when it failed. */
+export interface Circumstances {
+  /**
+   * `connect`: nothing was sent yet. `statement`: a statement on its own. `transaction`: a statement inside a
+   * transaction, which the loss of its connection undoes. `commit`: the end of one.
+   */
+  readonly phase: 'connect' | 'statement' | 'transaction' | 'commit'
+  /** `user@host:port/database` */
+  readonly target: string
+  readonly user: string
+  readonly statement?: string | undefined
+}
+
+/** The fields of an ErrorResponse that are used, as pg gives them (PostgreSQL, "Error and Notice Message Fields"). */
+interface ServerError extends Error {
+  readonly code: string
+  readonly severity?: string
+  readonly detail?: string
+  readonly hint?: string
+  readonly position?: string
+  readonly where?: string
+  readonly schema?: string
+  readonly table?: string
+  readonly column?: string
+  readonly constraint?: string
+}
+
+/** A driver's error as the handler's own: by SQLSTATE where the server spoke, by what happened to the socket where it did not. */
+export function toHandlerError(error: unknown, circumstances: Circumstances): HandlerError {
+  if (HandlerError.is(error)) return error
+  return isServerError(error) ? fromServer(error, circumstances) : fromSocket(error, circumstances)
+}
+
+function isServerError(error: unknown): error is ServerError {
+  return error instanceof Error && 'severity' in error && 'code' in error && typeof error.code === 'string'
+}
+
+/** Nothing of a failed statement stays, so the only question is whether the same call would fail again. */
+type Verdict = (error: ServerError, base: HandlerErrorOptions, circumstances: Circumstances) => HandlerError
+
+const remote =
+  (reason: string, retry: Retry = 'never'): Verdict =>
+  (error, base) =>
+    new RemoteError(explain(error), { ...base, code: `POSTGRES_${reason}`, retry, serverCode: error.code })
+
+const kind =
+  (
+    Kind: new (message: string, options: HandlerErrorOptions) => HandlerError,
+    reason: string,
+    retry: Retry | 'by-phase' = 'never',
+  ): Verdict =>
+  (error, base, circumstances) =>
+    new Kind(explain(error), { ...base, code: `POSTGRES_${reason}`, retry: retry === 'by-phase' ? afterLoss(circumstances) : retry })
+
+/** May the call be made again after its connection was lost? A transaction that was not being committed is gone with it. */
+function afterLoss({ phase }: Circumstances): Retry {
+  return phase === 'connect' || phase === 'transaction' ? 'safe' : 'if-idempotent'
+}
+
+/** By SQLSTATE, else by its class (PostgreSQL documentation, appendix A). */
+const verdicts: Readonly<Record<string, Verdict>> = {
+  '08': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
+  '08001': kind(ConnectionError, 'CONNECT_FAILED', 'safe'),
+  '08004': kind(ConnectionError, 'CONNECT_REFUSED', 'safe'),
+  '08P01': remote('PROTOCOL_VIOLATION'),
+  '22': kind(DataError, 'DATA_INVALID'),
+  '23': kind(DataError, 'CONSTRAINT_VIOLATED'),
+  '23505': kind(ConflictError, 'ALREADY_EXISTS'),
+  '23P01': kind(ConflictError, 'ALREADY_EXISTS'),
+  '25006': kind(PermissionError, 'READ_ONLY'),
+  '25P02': remote('TRANSACTION_FAILED'),
+  '25P03': kind(ConnectionError, 'IDLE_IN_TRANSACTION', 'safe'),
+  '25P04': kind(OperationTimeoutError, 'TRANSACTION_TIMEOUT', 'safe'),
+  '28': kind(AuthError, 'LOGIN_REFUSED'),
+  '3D000': kind(NotFoundError, 'DATABASE_NOT_FOUND'),
+  '3F000': kind(NotFoundError, 'SCHEMA_NOT_FOUND'),
+  '40': remote('TRANSACTION_ROLLED_BACK', 'safe'),
+  '40001': kind(ConflictError, 'SERIALIZATION_FAILED', 'safe'),
+  '40003': remote('COMPLETION_UNKNOWN', 'if-idempotent'),
+  '40P01': kind(ConflictError, 'DEADLOCK', 'safe'),
+  '42': remote('STATEMENT_INVALID'),
+  '42501': denied,
+  '42601': remote('SYNTAX'),
+  '42703': kind(NotFoundError, 'COLUMN_NOT_FOUND'),
+  '42704': kind(NotFoundError, 'OBJECT_NOT_FOUND'),
+  '42883': kind(NotFoundError, 'FUNCTION_NOT_FOUND'),
+  '42P01': kind(NotFoundError, 'TABLE_NOT_FOUND'),
+  '42701': kind(ConflictError, 'ALREADY_EXISTS'),
+  '42710': kind(ConflictError, 'ALREADY_EXISTS'),
+  '42723': kind(ConflictError, 'ALREADY_EXISTS'),
+  '42P04': kind(ConflictError, 'ALREADY_EXISTS'),
+  '42P06': kind(ConflictError, 'ALREADY_EXISTS'),
+  '42P07': kind(ConflictError, 'ALREADY_EXISTS'),
+  '53': kind(CapacityError, 'NO_CAPACITY', 'safe'),
+  '53300': kind(CapacityError, 'TOO_MANY_CONNECTIONS', 'safe'),
+  '54': kind(CapacityError, 'LIMIT_EXCEEDED'),
+  '55P03': kind(ConflictError, 'LOCK_NOT_AVAILABLE', 'safe'),
+  '55006': kind(ConflictError, 'OBJECT_IN_USE', 'safe'),
+  '57014': kind(OperationTimeoutError, 'STATEMENT_CANCELLED', 'safe'),
+  '57P01': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
+  '57P02': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
+  '57P03': kind(ConnectionError, 'NOT_READY', 'safe'),
+  '57P04': kind(NotFoundError, 'DATABASE_NOT_FOUND'),
+  '57P05': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
+}
+
+function fromServer(error: ServerError, circumstances: Circumstances): HandlerError {
+  const verdict = verdicts[error.code] ?? verdicts[error.code.slice(0, 2)] ?? remote('FAILED')
+  const { detail, hint, position, where, schema, table, column, constraint } = error
+  const statement = circumstances.statement === undefined ? undefined : excerpt(circumstances.statement)
+  const facts = { sqlState: error.code, server: circumstances.target, detail, hint, position, where, schema, table, column, constraint, statement }
+  const context = Object.fromEntries(Object.entries(facts).filter(([, value]) => value !== undefined))
+  return verdict(error, { code: '', context, cause: error }, circumstances)
+}
+
+/** PostgreSQL's message, its hint and its SQLSTATE in one line. */
+function explain(error: ServerError): string {
+  return `${error.message}${error.hint === undefined ? '' : ` (${error.hint})`} [${error.code}]`
+}
+
+const OBJECT = /^permission denied for (\w+(?: \w+)?) (.+)$/
+
+function denied(error: ServerError, base: HandlerErrorOptions, { user, statement }: Circumstances): HandlerError {
+  const [, objectKind = '', name = ''] = OBJECT.exec(error.message) ?? []
+  const grant = grantFor(objectKind, name, statement)
+  const advice = grant === undefined ? '' : `; an owner can run: GRANT ${grant} TO ${quoteRole(user)}`
+  return new PermissionError(`${explain(error)}${advice}`, { ...base, code: 'POSTGRES_PERMISSION_DENIED' })
+}
+
+function grantFor(objectKind: string, name: string, statement: string | undefined): string | undefined {
+  switch (objectKind) {
+    case 'table':
+    case 'view':
+    case 'materialized view':
+    case 'foreign table':
+    case 'relation':
+      return `${tablePrivilege(statement)} ON ${name}`
+    case 'schema':
+      return `${/^\s*create\b/i.test(statement ?? '') ? 'CREATE' : 'USAGE'} ON SCHEMA ${name}`
+    case 'sequence':
+      return `USAGE ON SEQUENCE ${name}`
+    case 'function':
+    case 'procedure':
+      return `EXECUTE ON ${objectKind.toUpperCase()} ${name}`
+    case 'database':
+      return `${/^\s*create\b/i.test(statement ?? '') ? 'CREATE' : 'CONNECT'} ON DATABASE ${name}`
+    default:
+      return undefined
+  }
+}
+
+function tablePrivilege(statement: string | undefined): string {
+  const [, verb = ''] = /^\s*(insert|update|delete|truncate)\b/i.exec(statement ?? '') ?? []
+  if (verb !== '') return verb.toUpperCase()
+  return /^\s*copy\b[^()]*(?:\([^()]*\))?\s+from\b/i.test(statement ?? '') ? 'INSERT' : 'SELECT'
+}
+
+const quoteRole = (name: string): string => (/^[a-z_][a-z0-9_$]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`)
+
+/** The beginning of a statement, without the passwords that CREATE ROLE and its like hold. */
+function excerpt(statement: string): string {
+  const text = statement.replace(/(\bpassword\s+)(?:E?'(?:[^'\\]|\\.|'')*'|\S+)/gi, '$1[secret]')
+  return text.length > 300 ? `${text.slice(0, 300)} …` : text
+}
+
+const CERTIFICATE = /^(ERR_TLS_|CERT_|UNABLE_TO_|SELF_SIGNED|DEPTH_ZERO|ERR_SSL|HOSTNAME_MISMATCH|INVALID_CA)/
+
+/** No answer of the server: what happened to the socket, or what pg itself has to say. */
+function fromSocket(error: unknown, circumstances: Circumstances): HandlerError {
+  const message = error instanceof Error ? describeSocketError(error) : String(error)
+  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+  const base = { context: { server: circumstances.target }, cause: error }
+  if (/^SASL:|client password must be a string/.test(message)) {
+    const why = message.includes('client password') ? 'the server asks for a password and none was given' : message
+    return new AuthError(`${circumstances.target}: ${why}`, { ...base, code: 'POSTGRES_LOGIN_REFUSED' })
+  }
+  if (message.includes('does not support SSL')) {
+    return new ConnectionError(`${circumstances.target}: the server does not offer TLS; it was asked for with sslMode`, {
+      ...base,
+      code: 'POSTGRES_TLS_NOT_OFFERED',
+    })
+  }
+  if (CERTIFICATE.test(code)) {
+    return new ConnectionError(`${circumstances.target}: the server's certificate is not trusted: ${message}`, {
+      ...base,
+      code: 'POSTGRES_TLS_UNTRUSTED',
+    })
+  }
+  if (message === 'timeout exceeded when trying to connect') {
+    return new CapacityError(`no connection of the pool to ${circumstances.target} became free in time`, {
+      ...base,
+      code: 'POSTGRES_POOL_EXHAUSTED',
+      retry: 'safe',
+    })
+  }
+  if (/connection timeout$|^timeout expired$/.test(message)) {
+    return new ConnectionError(`${circumstances.target} did not answer in time`, { ...base, code: 'POSTGRES_CONNECT_TIMEOUT', retry: 'safe' })
+  }
+  if (circumstances.phase === 'connect') {
+    return new ConnectionError(`cannot connect to ${circumstances.target}: ${message}`, { ...base, code: 'POSTGRES_CONNECT_FAILED', retry: 'safe' })
+  }
+  // pg says "not queryable" before it has sent anything.
+  const retry = message.endsWith('is not queryable') ? 'safe' : afterLoss(circumstances)
+  return new ConnectionError(`the connection to ${circumstances.target} was lost: ${message}`, {
+    ...base,
+    code: 'POSTGRES_CONNECTION_LOST',
+    retry,
+  })
+}
+
+/** A host with several addresses fails with an AggregateError, whose own message is empty. */
+function describeSocketError(error: Error): string {
+  if (error instanceof AggregateError) {
+    return [...new Set(error.errors.map((inner) => (inner instanceof Error ? inner.message : String(inner))))].join('; ')
+  }
+  return error.message
+}

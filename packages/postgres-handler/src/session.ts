@@ -1,0 +1,155 @@
+import type { CallOptions } from '@common-handlers/core'
+import { DataError, withDeadline } from '@common-handlers/core'
+import { type ColumnDescription, describeQuery, describeTable, estimateRows, type QueryDescription, type TableDescription } from './catalog.ts'
+import type { Connection } from './connection.ts'
+import type { CopyBlock } from './copy-reader.ts'
+import { asObjects, validated } from './rows.ts'
+import { isStatement, type SqlStatement } from './sql.ts'
+import type { StandardSchema } from './standard-schema.ts'
+
+export type { ColumnDescription }
+
+/** A row by column name: boolean, number (int2, int4), bigint (int8), else PostgreSQL's own text; null for NULL. */
+export type Row = Record<string, boolean | number | bigint | string | null>
+
+export interface ReadOptions<T> extends CallOptions {
+  /** Checks and converts each row; any library that follows Standard Schema. */
+  readonly schema?: StandardSchema<T> | undefined
+}
+
+export interface CopyOutOptions extends CallOptions {
+  /** Bytes of a block; a longer row makes a longer block. Default 1 MiB. */
+  readonly blockBytes?: number | undefined
+}
+
+/** What a statement did. */
+export interface ExecuteResult {
+  /** Rows changed, or returned. */
+  readonly rowCount: number
+  /** `INSERT`, `UPDATE`, `CREATE`, … */
+  readonly command: string
+}
+
+/** The calls that the handler, a transaction and a snapshot have in common. */
+export interface Queries {
+  /**
+   * Rows as objects. Values are exact: boolean, number for int2 and int4, bigint for int8, and PostgreSQL's own text for
+   * every other type (numeric, timestamps, json, arrays, …). Times are in UTC.
+   * @throws DataError `POSTGRES_DUPLICATE_COLUMN` when two columns have one name
+   */
+  getRecords<T = Row>(statement: string | SqlStatement, params?: readonly unknown[], options?: ReadOptions<T>): Promise<T[]>
+  /** Rows as arrays, in the order of the columns; names may repeat. */
+  getRows(statement: string | SqlStatement, params?: readonly unknown[], options?: CallOptions): Promise<(readonly Row[string][])[]>
+  /** One statement whose rows are not wanted. */
+  execute(statement: string | SqlStatement, params?: readonly unknown[], options?: CallOptions): Promise<ExecuteResult>
+  /**
+   * `COPY … TO STDOUT` in blocks of whole rows, as fast as psql. It starts with the first block asked for. Leaving the
+   * loop cancels it on the server.
+   */
+  copyOut(statement: string | SqlStatement, options?: CopyOutOptions): AsyncIterable<CopyBlock>
+  /**
+   * Columns, estimated rows and size of a table, view or foreign table, named as in SQL: `app.audit_log`, `"Mixed Case"`.
+   * @throws NotFoundError `POSTGRES_TABLE_NOT_FOUND`
+   */
+  describeTable(name: string, options?: CallOptions): Promise<TableDescription>
+  /** Columns and estimated rows of a query, which is prepared and planned but not run. */
+  describeQuery(query: string, options?: CallOptions): Promise<QueryDescription>
+  /** How many rows the planner expects of a query, which is not run. */
+  estimateRows(query: string, options?: CallOptions): Promise<number>
+}
+
+/** Runs work on a connection; the signal is the caller's, the time-out's and, at the end, the handler's. */
+export type OnConnection = <T>(
+  action: string,
+  options: CallOptions | undefined,
+  work: (connection: Connection, signal: AbortSignal) => Promise<T>,
+) => Promise<T>
+
+/** Runs a stream on a connection. */
+export type StreamOnConnection = <T>(
+  options: CallOptions | undefined,
+  work: (connection: Connection, signal: AbortSignal) => AsyncGenerator<T, void, undefined>,
+) => AsyncGenerator<T, void, undefined>
+
+/** The queries over a way to get a connection: one from the pool for each call, or the one of a transaction. */
+export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries {
+  const read = (action: string, statement: string | SqlStatement, params: readonly unknown[] | undefined, options: CallOptions | undefined) => {
+    const { text, values } = asStatement(statement, params)
+    return on(action, options, (connection, signal) => connection.query(text, values, signal))
+  }
+  return {
+    async getRecords<T>(statement: string | SqlStatement, params?: readonly unknown[], options?: ReadOptions<T>): Promise<T[]> {
+      const records = asObjects(await read('the query', statement, params, options))
+      return options?.schema === undefined ? (records as T[]) : validated(records, options.schema)
+    },
+    async getRows(statement, params, options) {
+      return (await read('the query', statement, params, options)).rows as (readonly Row[string][])[]
+    },
+    async execute(statement, params, options) {
+      const { rowCount, command } = await read('the statement', statement, params, options)
+      return { rowCount, command }
+    },
+    copyOut(statement, options) {
+      const text = withoutValues(statement)
+      return stream(options, (connection, signal) => connection.copyOut(text, { signal, blockBytes: options?.blockBytes }))
+    },
+    describeTable: (name, options) => on(`describing ${name}`, options, (connection, signal) => describeTable(connection, name, signal)),
+    describeQuery: (query, options) => on('describing the query', options, (connection, signal) => describeQuery(connection, query, signal)),
+    estimateRows: (query, options) => on('the estimate', options, (connection, signal) => estimateRows(connection, query, signal)),
+  }
+}
+
+/** The queries of a transaction: all on its connection, ended by its signal. */
+export function queriesOfTransaction(connection: Connection, outer: AbortSignal): Queries {
+  const joined = (options: CallOptions | undefined): CallOptions => ({
+    timeoutMs: options?.timeoutMs,
+    signal: options?.signal === undefined ? outer : AbortSignal.any([options.signal, outer]),
+  })
+  return queriesOn(
+    (action, options, work) => withDeadline(joined(options), { prefix: 'POSTGRES', action }, ({ signal }) => work(connection, signal)),
+    (options, work) => streamWithin(joined(options), (signal) => work(connection, signal)),
+  )
+}
+
+/** A stream under a signal and a time-out, which counts from the first item to the end. */
+export async function* streamWithin<T>(
+  options: CallOptions | undefined,
+  work: (signal: AbortSignal) => AsyncGenerator<T, void, undefined>,
+): AsyncGenerator<T, void, undefined> {
+  const left = Promise.withResolvers<void>()
+  const started = Promise.withResolvers<AbortSignal>()
+  // withDeadline owns the timer and the error; it is told when the stream has come to its end.
+  const deadline = withDeadline(options, { prefix: 'POSTGRES', action: 'COPY' }, async ({ signal }) => {
+    started.resolve(signal)
+    await left.promise
+    signal.throwIfAborted()
+  })
+  deadline.catch((error: unknown) => started.reject(error))
+  started.promise.catch(() => undefined)
+  const signal = await started.promise
+  try {
+    yield* work(signal)
+  } catch (error) {
+    left.resolve()
+    await deadline
+    throw error
+  } finally {
+    left.resolve()
+    await deadline.catch(() => undefined)
+  }
+}
+
+function asStatement(statement: string | SqlStatement, params: readonly unknown[] | undefined): { text: string; values: readonly unknown[] } {
+  if (typeof statement === 'string') return { text: statement, values: params ?? [] }
+  if (!isStatement(statement)) throw new DataError('expected SQL text or a statement made by sql``', { code: 'POSTGRES_VALUE_INVALID' })
+  if (params !== undefined && params.length > 0) {
+    throw new DataError('a statement made by sql`` brings its own values; give no others', { code: 'POSTGRES_VALUE_INVALID' })
+  }
+  return statement
+}
+
+function withoutValues(statement: string | SqlStatement): string {
+  const { text, values } = asStatement(statement, undefined)
+  if (values.length === 0) return text
+  throw new DataError('COPY takes no bound values: put them into the text with quoteLiteral()', { code: 'POSTGRES_VALUE_INVALID' })
+}
