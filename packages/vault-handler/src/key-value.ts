@@ -35,7 +35,7 @@ export class KeyValueReader {
     this.#get = get
   }
 
-  /** The fields of a secret; every text among them is registered with the scrubber. */
+  /** The fields of a secret; every text among them is registered with the scrubber, but for what stands in the path. */
   async read(path: string, version: number | undefined, signal: AbortSignal): Promise<SecretData> {
     const known = this.#known(path)
     try {
@@ -71,7 +71,10 @@ export class KeyValueReader {
     if (data === undefined || data === null) {
       throw new NotFoundError(`${path}: the secret is empty`, { code: 'VAULT_SECRET_NOT_FOUND', context: { path } })
     }
-    for (const value of strings(data)) registerSecretValue(value)
+    // What the caller wrote in the open is no secret: the user "postgres" in secret/postgres/db, without whom no message
+    // could name the path any more.
+    const open = new Set(parsePath(path))
+    for (const value of strings(data)) if (!open.has(value)) registerSecretValue(value)
     return data
   }
 

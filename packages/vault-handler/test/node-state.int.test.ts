@@ -1,0 +1,56 @@
+import { describeWith, openbaoAdmin, type OpenBaoServer, startOpenBao } from '@common-handlers/testkit'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { VaultHandler } from '../src/index.ts'
+import { failure } from './failure.ts'
+
+// A server of its own: others would not like to have theirs sealed and killed.
+describeWith(['openbao'], 'a server that is sealed, gone or back', () => {
+  let server: OpenBaoServer
+  let vault: VaultHandler
+
+  beforeAll(async () => {
+    server = await startOpenBao()
+    await openbaoAdmin(server).putSecret('app', { user: 'from-the-vault' })
+    vault = new VaultHandler({
+      address: server.address,
+      token: server.rootToken,
+      retry: { attempts: 1_000, budgetMs: 60_000, baseDelayMs: 20, maxDelayMs: 20 },
+    })
+  })
+  afterAll(async () => {
+    await vault?.close()
+    await server?.stop()
+  })
+
+  const impatient = (): VaultHandler => new VaultHandler({ address: server.address, token: server.rootToken, retry: { attempts: 1 } })
+
+  it('sealed: an error that says so, a check that says so, and a call that waits for the operator', async () => {
+    const admin = openbaoAdmin(server)
+    await admin.seal()
+    await using once = impatient()
+    expect(await failure(once.getSecret('secret/app'))).toMatchObject({ name: 'RemoteError', code: 'VAULT_SEALED', retry: 'safe' })
+    expect(await once.health()).toMatchObject({ initialized: true, sealed: true, state: 'sealed' })
+    const check = await once.check()
+    expect(check.steps).toMatchObject([{ name: 'read the health', ok: false, error: { code: 'VAULT_SEALED' } }])
+
+    const waiting = vault.getSecret('secret/app')
+    await admin.unseal()
+    expect(await waiting).toEqual({ user: 'from-the-vault' })
+  })
+
+  it('restarted: a call in the middle finds it again', async () => {
+    // Connections that were kept are dead after this.
+    await vault.request('GET', 'auth/token/lookup-self')
+    await server.down()
+    await using once = impatient()
+    expect(await failure(once.request('GET', 'auth/token/lookup-self'))).toMatchObject({
+      name: 'ConnectionError',
+      code: 'VAULT_CONNECTION_REFUSED',
+      retry: 'safe',
+    })
+    expect((await once.check()).steps).toMatchObject([{ ok: false, error: { code: 'VAULT_CONNECTION_REFUSED' } }])
+    const waiting = vault.request('GET', 'auth/token/lookup-self')
+    await server.up()
+    expect(await waiting).toMatchObject({ data: { policies: ['root'] } })
+  })
+})

@@ -1,0 +1,63 @@
+// A process of its own, so that DEBUG is set from its start. It prints everything a careless program might.
+import { inspect } from 'node:util'
+import { VaultHandler } from '@common-handlers/vault-handler'
+
+const planted = JSON.parse(process.env['PLANTED'] ?? '{}') as Record<string, string>
+const plant = (name: string): string => planted[name] ?? name
+const address = plant('address')
+const logger = {
+  trace: console.log,
+  debug: console.log,
+  info: console.log,
+  warn: console.log,
+  error: console.log,
+  child: () => logger,
+}
+
+async function show(work: () => Promise<unknown>, printResult = false): Promise<void> {
+  try {
+    const result = await work()
+    if (printResult) console.log(inspect(result, { depth: 20 }))
+  } catch (error) {
+    console.log(inspect(error, { depth: 20, showHidden: true }), JSON.stringify(error), String(error), (error as Error).stack)
+    for (let cause = (error as Error).cause; cause instanceof Error; cause = cause.cause) {
+      console.log(inspect(cause, { depth: 20, showHidden: true }), JSON.stringify(cause), cause.stack)
+    }
+  }
+}
+
+const retry = { attempts: 2, baseDelayMs: 1 }
+const vault = new VaultHandler({ address, token: plant('token'), retry, logger })
+const { mount = '' } = planted
+const data = Object.fromEntries(Object.entries(planted).filter(([name]) => name.startsWith('value')))
+await show(() => vault.request('POST', `${mount}/data/app`, { body: { data } }))
+await show(() => vault.request('POST', `${mount}/data/app`, { body: { data, options: { cas: 99 } } }))
+await show(() => vault.request('POST', `${mount}/config/app`, { body: data }))
+await show(() => vault.request('POST', `${mount}/data/app`, { body: { data: plant('value1') } }))
+await show(() => vault.getSecret(`${mount}/app`))
+await show(() => vault.resolve(`${mount}/app#none`))
+await show(() => vault.getSecret(`${mount}/none`))
+await show(() => vault.check(), true)
+console.log(inspect(vault, { depth: 20, showHidden: true }), JSON.stringify(vault), String(vault))
+await vault.close()
+
+const roleId = plant('roleId')
+const logins = [
+  { appRole: { roleId, secretId: plant('secretId') } },
+  { userpass: { username: 'joe', password: plant('password') } },
+  { jwt: { role: 'ci', jwt: plant('jwt') } },
+  { token: plant('deadToken') },
+]
+for (const way of logins) {
+  // A server that refuses, a port where nobody listens, a name nobody knows.
+  for (const to of [address, 'http://127.0.0.1:1', 'http://no-such-host.invalid']) {
+    const one = new VaultHandler({ address: to, retry, logger, ...way })
+    await show(() => one.connect())
+    await show(() => one.getSecret(`${mount}/app`))
+    await show(() => one.request('POST', `${mount}/data/app`, { body: { data } }))
+    await show(() => one.check(), true)
+    console.log(inspect(one, { depth: 20, showHidden: true }))
+    await one.close()
+  }
+}
+console.log('the end')
