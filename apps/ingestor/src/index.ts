@@ -1,1 +1,2 @@
-export {}
+export { ingestorApp } from './app.ts'
+export { type IngestorConfig, type IngestorConfigInput, ingestorConfigSchema } from './config.ts'
