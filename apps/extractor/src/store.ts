@@ -1,0 +1,47 @@
+import { type CallOptions, type CheckResult, ConfigError, type Logger } from '@common-handlers/core'
+import { S3Handler } from '@common-handlers/s3-handler'
+import { LocalFolderStore, type ObjectStore } from '@common-handlers/storage'
+import { type ExtractorConfig, parseStore } from './config.ts'
+
+/** An upload that was begun and neither completed nor aborted: paid for, and seen by no list. */
+export interface UnfinishedUpload {
+  readonly key: string
+  readonly uploadId: string
+  readonly initiated: Date
+}
+
+/** The store of the runs, and what only some stores have. */
+export interface RunStore {
+  readonly objects: ObjectStore
+  /** Also writes a small object, twice and only if absent, and deletes it. */
+  check(options?: CallOptions): Promise<CheckResult>
+  /** Absent where a store has no such thing: a folder clears up after killed processes by itself. */
+  readonly uploads?:
+    | {
+        list(prefix: string, options?: CallOptions): AsyncIterable<UnfinishedUpload>
+        abort(upload: UnfinishedUpload, options?: CallOptions): Promise<void>
+      }
+    | undefined
+}
+
+/** Opens the store that the configuration names. Nothing is connected before the first call. */
+export function openStore(config: Pick<ExtractorConfig, 'store' | 's3'>, logger: Logger): RunStore {
+  const location = parseStore(config.store)
+  if (location === undefined) {
+    throw new ConfigError(`store: expected s3://bucket/prefix or file:///folder, not ${config.store}`, { code: 'CONFIG_INVALID' })
+  }
+  if (location.kind === 'folder') {
+    const objects = new LocalFolderStore({ folder: location.url })
+    return { objects, check: (options) => objects.check(options) }
+  }
+  const { bucket, prefix } = location
+  const objects = new S3Handler({ ...config.s3, bucket, prefix, logger })
+  return {
+    objects,
+    check: (options) => objects.check({ ...options, write: true }),
+    uploads: {
+      list: (under, options) => objects.listUnfinishedUploads(under, options),
+      abort: (upload, options) => objects.abortUpload(upload, options),
+    },
+  }
+}
