@@ -2,7 +2,8 @@ import type { TestProjectConfiguration } from 'vitest/config'
 
 // Siblings are read from their sources: no build stands between a change and its test.
 // No 'module': what packages give under it is for bundlers (the AWS SDK's has imports without suffixes, which Node refuses).
-const conditions = ['@common-handlers/source', 'node', 'import', 'default']
+// No 'import' either: Node would apply it to require() too.
+const conditions = ['@common-handlers/source', 'node']
 const source = { resolve: { conditions }, ssr: { resolve: { conditions, externalConditions: conditions } } }
 const exclude = ['**/node_modules/**', '**/dist/**']
 

@@ -1,4 +1,8 @@
+export { describeWith } from './vitest/describe-with.ts'
+export type { ServersOf } from './vitest/describe-with.ts'
 export { ServerStartError, ServerUnavailable } from './errors.ts'
+export { startFaultProxy } from './fault-proxy.ts'
+export type { Direction, FaultProxy } from './fault-proxy.ts'
 export type {
   Addresses,
   OpenBaoAddress,
