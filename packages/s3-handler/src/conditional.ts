@@ -50,7 +50,11 @@ export async function conditionalPut(
   }
 }
 
-async function writtenByUs({ driver, signal, retry: options }: ConditionalContext, key: string, id: string): Promise<string | undefined> {
+async function writtenByUs(
+  { driver, signal, retry: options }: ConditionalContext,
+  key: string,
+  id: string,
+): Promise<string | undefined> {
   try {
     const found = await retry(() => driver.headObject(key, { signal }), options)
     return found.metadata[WRITE_ID] === id ? found.etag : undefined

@@ -116,7 +116,7 @@ export const s3ConfigSchema: z.ZodType<S3Config, S3ConfigInput> = z
   .refine((config) => (config.accessKeyId === undefined) === (config.secretAccessKey === undefined), {
     message: 'accessKeyId and secretAccessKey belong together: give both or neither',
     path: ['secretAccessKey'],
-  }) as unknown as z.ZodType<S3Config, S3ConfigInput>
+  })
 
 /** Parses options. @throws ConfigError `S3_CONFIG_INVALID` */
 export function parseConfig(input: S3ConfigInput): S3Config {

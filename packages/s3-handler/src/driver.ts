@@ -69,7 +69,7 @@ export interface Try {
 
 /** Completing an upload joins all parts on the server; some take minutes before the first byte of the answer. */
 const COMPLETE_TIMEOUT_FACTOR = 10
-/** Uploads are watched for stalls; this only ends a try whose bytes trickle. */
+/** Uploads are watched for stalls; this only ends a try whose bytes trickle, at 8 kB a second. */
 const TRICKLE_BYTES_PER_MS = 8
 
 /**
@@ -87,7 +87,11 @@ export class S3Driver {
   /** The whole key is needed: the driver knows no prefix. */
   async getObject(
     key: string,
-    options: Try & { readonly start?: number | undefined; readonly end?: number | undefined; readonly ifMatch?: string | undefined },
+    options: Try & {
+      readonly start?: number | undefined
+      readonly end?: number | undefined
+      readonly ifMatch?: string | undefined
+    },
   ): Promise<OpenedBody> {
     const { start, end, ifMatch } = options
     const range = start === undefined && end === undefined ? undefined : `bytes=${start ?? 0}-${end ?? ''}`
@@ -220,7 +224,10 @@ export class S3Driver {
   async listMultipartUploads(
     prefix: string,
     options: Try & { readonly after?: UploadMarker | undefined },
-  ): Promise<{ readonly items: readonly (UploadMarker & { readonly initiated: Date })[]; readonly next: UploadMarker | undefined }> {
+  ): Promise<{
+    readonly items: readonly (UploadMarker & { readonly initiated: Date })[]
+    readonly next: UploadMarker | undefined
+  }> {
     const command = new ListMultipartUploadsCommand({
       Bucket: this.#config.bucket,
       Prefix: prefix,
@@ -237,7 +244,13 @@ export class S3Driver {
       initiated: upload.Initiated ?? new Date(0),
     }))
     const more = answer.IsTruncated === true
-    return { items, next: more && answer.NextKeyMarker !== undefined ? { key: answer.NextKeyMarker, uploadId: answer.NextUploadIdMarker ?? '' } : undefined }
+    return {
+      items,
+      next:
+        more && answer.NextKeyMarker !== undefined
+          ? { key: answer.NextKeyMarker, uploadId: answer.NextUploadIdMarker ?? '' }
+          : undefined,
+    }
   }
 
   async deleteObject(key: string, options: Try): Promise<void> {
@@ -254,7 +267,11 @@ export class S3Driver {
     const answer = await this.#once('DeleteObjects', undefined, options, (abortSignal) =>
       this.#open().requests.send(command, { abortSignal }),
     )
-    return (answer.Errors ?? []).map(({ Key, Code, Message }) => ({ key: Key ?? '', code: Code ?? 'Unknown', message: Message ?? '' }))
+    return (answer.Errors ?? []).map(({ Key, Code, Message }) => ({
+      key: Key ?? '',
+      code: Code ?? 'Unknown',
+      message: Message ?? '',
+    }))
   }
 
   async headBucket(options: Try): Promise<void> {
@@ -313,7 +330,8 @@ export class S3Driver {
   }
 
   #clientConfig(socketTimeout: number): S3ClientConfig {
-    const { endpoint, region, accessKeyId, secretAccessKey, sessionToken, forcePathStyle, checksums, connectTimeoutMs } = this.#config
+    const { endpoint, region, accessKeyId, secretAccessKey, sessionToken, forcePathStyle, checksums, connectTimeoutMs } =
+      this.#config
     const checksum = checksums === 'when-required' ? 'WHEN_REQUIRED' : 'WHEN_SUPPORTED'
     // No limit to the sockets: a body that nobody reads holds one, and must not keep the next request waiting.
     const agent = { keepAlive: true, maxSockets: Infinity, maxFreeSockets: 64 }

@@ -111,7 +111,11 @@ const requestTimedOut: Mapping = (_, options, request) =>
 
 const badChecksum: Mapping = (message, options, request) =>
   // Sent bytes that arrive changed were not stored; sending them again is the cure.
-  new RemoteError(`${request.action} on ${place(request)}: ${message}`, { ...options, code: 'S3_CHECKSUM_MISMATCH', retry: 'safe' })
+  new RemoteError(`${request.action} on ${place(request)}: ${message}`, {
+    ...options,
+    code: 'S3_CHECKSUM_MISMATCH',
+    retry: 'safe',
+  })
 
 const serverError: Mapping = (message, options, request) =>
   new RemoteError(`${request.action} on ${place(request)}: ${message}`, {
@@ -141,7 +145,10 @@ const byCode: Readonly<Record<string, Mapping>> = {
   ExpiredToken: auth('S3_TOKEN_EXPIRED', 'the session token has expired'),
   TokenRefreshRequired: auth('S3_TOKEN_EXPIRED', 'the session token has expired'),
   RequestTimeTooSkewed: auth('S3_CLOCK_SKEWED', 'the clock of this machine is more than 15 minutes off'),
-  CredentialsProviderError: auth('S3_NO_CREDENTIALS', 'no credentials: give accessKeyId and secretAccessKey, or set up the AWS chain'),
+  CredentialsProviderError: auth(
+    'S3_NO_CREDENTIALS',
+    'no credentials: give accessKeyId and secretAccessKey, or set up the AWS chain',
+  ),
   PreconditionFailed: preconditionFailed,
   ConditionalRequestConflict: conditionalConflict,
   OperationAborted: conditionalConflict,
@@ -196,7 +203,7 @@ const tls = /^(CERT_|ERR_TLS|ERR_SSL|UNABLE_TO_|SELF_SIGNED|DEPTH_ZERO|HOSTNAME_
 
 /** Turns whatever the SDK, the socket or the response's body threw into one of core's errors. */
 export function toS3Error(thrown: unknown, request: S3Request): HandlerError {
-  if (HandlerError.is(thrown)) return thrown as HandlerError
+  if (HandlerError.is(thrown)) return thrown
   const error = (typeof thrown === 'object' && thrown !== null ? thrown : { message: String(thrown) }) as DriverError
   const status = error.$metadata?.httpStatusCode ?? error.$response?.statusCode
   const name = typeof error.Code === 'string' ? error.Code : typeof error.name === 'string' ? error.name : 'Unknown'
@@ -239,10 +246,18 @@ function toConnectionError(
   const during = `(${request.action} on ${place(request)})`
   const options = { context, cause: thrown }
   if (refused.has(code)) {
-    return new ConnectionError(`${server} refuses connections ${during}`, { ...options, code: 'S3_CONNECTION_REFUSED', retry: 'safe' })
+    return new ConnectionError(`${server} refuses connections ${during}`, {
+      ...options,
+      code: 'S3_CONNECTION_REFUSED',
+      retry: 'safe',
+    })
   }
   if (unknownHost.has(code)) {
-    return new ConnectionError(`the name of ${server} cannot be resolved ${during}`, { ...options, code: 'S3_HOST_UNKNOWN', retry: 'safe' })
+    return new ConnectionError(`the name of ${server} cannot be resolved ${during}`, {
+      ...options,
+      code: 'S3_HOST_UNKNOWN',
+      retry: 'safe',
+    })
   }
   if (unreachable.has(code)) {
     return new ConnectionError(`${server} cannot be reached ${during}`, { ...options, code: 'S3_UNREACHABLE', retry: 'safe' })

@@ -26,17 +26,24 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
   let offset = begin
   let source: Readable | undefined = first.body
   let opened: OpenedBody | undefined = first
+  let wanted = Promise.withResolvers<void>()
 
   const out = new Readable({
     highWaterMark: 256 * 1024,
-    read: () => source?.resume(),
+    read: () => {
+      wanted.resolve()
+      source?.resume()
+    },
     destroy: (error, done) => {
       signal.removeEventListener('abort', abort)
+      wanted.resolve()
       source?.destroy()
       done(error)
     },
   })
   const abort = (): void => {
+    // Whoever asked for the abort knows; a stream that nobody listens to must not end the process for it.
+    out.on('error', () => undefined)
     out.destroy(signal.reason as Error)
   }
   if (signal.aborted) abort()
@@ -67,6 +74,7 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
           watch()
         } else {
           clearTimeout(timer)
+          wanted = Promise.withResolvers()
           body.pause()
         }
       })
@@ -78,7 +86,10 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
     })
 
   const pump = async (): Promise<void> => {
-    do {
+    for (;;) {
+      // A reader that rests for an hour needs no connection that the server cuts again and again.
+      if (opened === undefined) await wanted.promise
+      if (out.destroyed) return
       await retry(async () => {
         const body = opened ?? (await reopenAt(offset))
         opened = undefined
@@ -86,12 +97,15 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
         try {
           await drain(body.body)
         } catch (error) {
-          if (out.destroyed || offset === before) throw error
+          if (out.destroyed) return
+          if (offset === before) throw error
           // Bytes came: the next try begins with a fresh budget.
           options.retry.onRetry?.(error as HandlerError, { attempt: 1, delayMs: 0 })
         }
       }, options.retry)
-    } while (offset < end && !out.destroyed)
+      if (out.destroyed) return
+      if (offset === end) break
+    }
     out.push(null)
   }
 

@@ -141,7 +141,11 @@ export class S3Handler implements AsyncDisposable {
     try {
       return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
     } catch (cause) {
-      throw new DataError(`${this.#where(key)} is not UTF-8 text`, { code: 'S3_NOT_UTF8', where: { file: this.#where(key) }, cause })
+      throw new DataError(`${this.#where(key)} is not UTF-8 text`, {
+        code: 'S3_NOT_UTF8',
+        where: { file: this.#where(key) },
+        cause,
+      })
     }
   }
 
@@ -163,7 +167,9 @@ export class S3Handler implements AsyncDisposable {
   async head(key: string, options: CallOptions = {}): Promise<S3ObjectInfo> {
     return this.#run(options, `looking at ${this.#where(key)}`, async (signal) => {
       try {
-        const { size, etag, lastModified } = await this.#try(signal, () => this.#driver.headObject(this.#fullKey(key), { signal }))
+        const { size, etag, lastModified } = await this.#try(signal, () =>
+          this.#driver.headObject(this.#fullKey(key), { signal }),
+        )
         return { key, size, etag, lastModified }
       } catch (error) {
         return this.#explainHead(error, key, signal)
@@ -221,7 +227,12 @@ export class S3Handler implements AsyncDisposable {
   }
 
   /** Writes only when the object still has this etag (`If-Match`). A missing object is `written: false`. */
-  async putIfMatch(key: string, body: Uint8Array | string, etag: string, options: S3PutOptions = {}): Promise<S3ConditionalWrite> {
+  async putIfMatch(
+    key: string,
+    body: Uint8Array | string,
+    etag: string,
+    options: S3PutOptions = {},
+  ): Promise<S3ConditionalWrite> {
     return this.#putIf(key, body, { ifMatch: etag }, options)
   }
 
@@ -244,7 +255,7 @@ export class S3Handler implements AsyncDisposable {
       const send = async (batch: readonly string[]): Promise<void> => {
         if (batch.length === 0) return
         const errors = await this.#try(signal, () => this.#driver.deleteObjects(batch, { signal }))
-        failed.push(...errors.map((error) => ({ ...error, key: this.#ownKey(error.key) })))
+        failed.push(...errors.map(({ key, code, message }) => ({ key: this.#ownKey(key), code, message })))
         asked += batch.length
       }
       let batch: string[] = []
@@ -332,7 +343,8 @@ export class S3Handler implements AsyncDisposable {
           },
         },
       ]
-      if (options.write === true) attempts.push({ name: 'conditional write', run: () => this.#probeConditionalWrite(signal, once) })
+      if (options.write === true)
+        attempts.push({ name: 'conditional write', run: () => this.#probeConditionalWrite(signal, once) })
       const { endpoint, region } = this.#config
       return runCheck(`${this.url} at ${endpoint ?? `AWS ${region}`}`, attempts, signal)
     })
@@ -351,11 +363,18 @@ export class S3Handler implements AsyncDisposable {
     const { start, end } = options
     const fullKey = this.#fullKey(key)
     return this.#lifecycle.run(options.signal, async (signal) => {
-      const first = await withDeadline({ signal, timeoutMs: options.timeoutMs }, { prefix: 'S3', action: `opening ${this.#where(key)}` }, (deadline) =>
-        this.#try(deadline.signal, () => this.#driver.getObject(fullKey, { signal: deadline.signal, start, end })),
+      const first = await withDeadline(
+        { signal, timeoutMs: options.timeoutMs },
+        { prefix: 'S3', action: `opening ${this.#where(key)}` },
+        (deadline) => this.#try(deadline.signal, () => this.#driver.getObject(fullKey, { signal: deadline.signal, start, end })),
       )
       const release = this.#lifecycle.hold()
-      const request: S3Request = { action: 'GetObject', bucket: this.#config.bucket, key: fullKey, endpoint: this.#config.endpoint }
+      const request: S3Request = {
+        action: 'GetObject',
+        bucket: this.#config.bucket,
+        key: fullKey,
+        endpoint: this.#config.endpoint,
+      }
       const body = resumingBody({
         request,
         first,
@@ -409,17 +428,16 @@ export class S3Handler implements AsyncDisposable {
   async #explainHead(error: unknown, key: string, signal: AbortSignal): Promise<never> {
     if (!HandlerError.is(error)) throw error
     if (error.outcome !== 'permission' && (error.outcome !== 'not-found' || this.#bucketSeen)) throw error
-    const explained = await this.#driver.getObject(this.#fullKey(key), { signal, start: 0, end: 0 }).then(
-      ({ body }) => {
-        body.on('error', () => undefined).destroy()
-        return error
-      },
-      (reason: unknown) => reason,
-    )
-    signal.throwIfAborted()
-    if (!HandlerError.is(explained)) throw error
-    if (explained.code === 'S3_OBJECT_NOT_FOUND') this.#bucketSeen = true
-    throw ['not-found', 'auth', 'permission'].includes(explained.outcome) ? explained : error
+    try {
+      const { body } = await this.#driver.getObject(this.#fullKey(key), { signal, start: 0, end: 0 })
+      body.on('error', () => undefined).destroy()
+    } catch (explained) {
+      signal.throwIfAborted()
+      if (!HandlerError.is(explained)) throw error
+      if (explained.code === 'S3_OBJECT_NOT_FOUND') this.#bucketSeen = true
+      if (['not-found', 'auth', 'permission'].includes(explained.outcome)) throw explained
+    }
+    throw error
   }
 
   #uploadContext(signal: AbortSignal): UploadContext {
@@ -441,7 +459,8 @@ export class S3Handler implements AsyncDisposable {
       policy: this.#config.retry,
       signal,
       idempotent: true,
-      onRetry: (error, next) => this.#logger.warn({ code: error.code, ...error.context, ...next }, `trying again: ${error.message}`),
+      onRetry: (error, next) =>
+        this.#logger.warn({ code: error.code, ...error.context, ...next }, `trying again: ${error.message}`),
     }
   }
 

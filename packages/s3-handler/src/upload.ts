@@ -4,7 +4,7 @@ import { CapacityError, HandlerError, retry, type RetryOptions } from '@common-h
 import type { ObjectHeaders, S3Driver } from './driver.ts'
 
 /** S3's limit on the parts of one upload. */
-export const MAX_PARTS = 10_000
+const MAX_PARTS = 10_000
 /** How long an upload that failed tries to take away what it has sent. */
 const CLEAN_UP_BUDGET_MS = 10_000
 
@@ -24,7 +24,12 @@ export interface Uploaded {
 }
 
 /** Writes bytes that are in memory: one request up to `partSize`, parts of the same memory above. */
-export async function uploadBytes(context: UploadContext, key: string, body: Uint8Array, headers: ObjectHeaders): Promise<Uploaded> {
+export async function uploadBytes(
+  context: UploadContext,
+  key: string,
+  body: Uint8Array,
+  headers: ObjectHeaders,
+): Promise<Uploaded> {
   if (body.byteLength <= context.partSize) return putWhole(context, key, body, headers)
   const upload = await MultipartUpload.begin(context, key, headers)
   return upload.run(async () => {
@@ -173,21 +178,18 @@ class MultipartUpload {
     }
     this.#size += bytes.byteLength
     const { driver, retry: retryOptions } = this.#context
-    const work = retry(() => driver.uploadPart(this.#key, this.#uploadId, index + 1, bytes, { signal: this.signal }), {
-      ...retryOptions,
-      signal: this.signal,
-    })
-    const running = work.then(
-      (etag) => {
-        this.#etags[index] = etag
-        this.#running.delete(running)
+    const upload = async (): Promise<void> => {
+      try {
+        this.#etags[index] = await retry(
+          () => driver.uploadPart(this.#key, this.#uploadId, index + 1, bytes, { signal: this.signal }),
+          { ...retryOptions, signal: this.signal },
+        )
         sent()
-      },
-      (error: unknown) => {
-        this.#running.delete(running)
+      } catch (error) {
         this.#stop.abort(error)
-      },
-    )
+      }
+    }
+    const running = upload().finally(() => this.#running.delete(running))
     this.#running.add(running)
   }
 
@@ -232,7 +234,8 @@ class MultipartUpload {
       if (HandlerError.is(error) && error.outcome === 'not-found') return undefined
       throw error
     })
-    const ours = found?.size === this.#size && (found.etag === joinedEtag(this.#etags) || found.etag.endsWith(`-${this.#etags.length}"`))
+    const ours =
+      found?.size === this.#size && (found.etag === joinedEtag(this.#etags) || found.etag.endsWith(`-${this.#etags.length}"`))
     return ours ? found.etag : undefined
   }
 

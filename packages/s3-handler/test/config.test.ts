@@ -26,7 +26,11 @@ describe('options', () => {
       checksums: 'when-required',
       signPayload: 'http',
     })
-    expect(problem({})).toMatchObject({ name: 'ConfigError', code: 'S3_CONFIG_INVALID', message: expect.stringContaining('bucket') as string })
+    expect(problem({})).toMatchObject({
+      name: 'ConfigError',
+      code: 'S3_CONFIG_INVALID',
+      message: expect.stringContaining('bucket') as string,
+    })
   })
 
   it.each([

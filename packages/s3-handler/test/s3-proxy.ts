@@ -19,6 +19,8 @@ export type Fault =
   | { readonly stallAnswerAfter: number }
   /** Lets the server do the work and loses its answer. */
   | { readonly loseAnswer: true }
+  /** Takes the request and never answers; the server hears nothing. */
+  | { readonly ignore: true }
   /** Answers itself, with no body where there is no code; the server hears nothing. */
   | { readonly status: number; readonly code: string; readonly headers?: Readonly<Record<string, string>> }
 
@@ -38,37 +40,46 @@ export class S3Proxy {
       const seen: SeenRequest = { method: incoming.method ?? '', url: incoming.url ?? '', headers: incoming.headers, status: 0 }
       this.seen.push(seen)
       const fault = this.fault(seen)
+      if (fault !== undefined && 'ignore' in fault) {
+        incoming.resume()
+        return
+      }
       if (fault !== undefined && 'status' in fault) {
         incoming.resume()
         incoming.once('end', () => {
           outgoing.writeHead(fault.status, { 'content-type': 'application/xml', ...fault.headers })
           const { code } = fault
-          outgoing.end(code === '' ? '' : `<?xml version="1.0"?><Error><Code>${code}</Code><Message>made by the test</Message></Error>`)
+          outgoing.end(
+            code === '' ? '' : `<?xml version="1.0"?><Error><Code>${code}</Code><Message>made by the test</Message></Error>`,
+          )
         })
         return
       }
       const { hostname, port } = this.#target
-      const forwarded = httpRequest({ hostname, port, method: incoming.method, path: incoming.url, headers: incoming.headers }, (answer) => {
-        seen.status = answer.statusCode ?? 0
-        if (fault !== undefined && 'loseAnswer' in fault) {
-          answer.resume()
-          answer.once('end', () => incoming.socket.destroy())
-          return
-        }
-        outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
-        if (fault === undefined) {
-          answer.pipe(outgoing)
-          return
-        }
-        let left = 'cutAnswerAfter' in fault ? fault.cutAnswerAfter : fault.stallAnswerAfter
-        answer.on('data', (chunk: Buffer) => {
-          if (left > 0) outgoing.write(chunk.subarray(0, left))
-          left -= chunk.length
-          if (left > 0) return
-          answer.destroy()
-          if ('cutAnswerAfter' in fault) setTimeout(() => incoming.socket.destroy(), 50)
-        })
-      })
+      const forwarded = httpRequest(
+        { hostname, port, method: incoming.method, path: incoming.url, headers: incoming.headers },
+        (answer) => {
+          seen.status = answer.statusCode ?? 0
+          if (fault !== undefined && 'loseAnswer' in fault) {
+            answer.resume()
+            answer.once('end', () => incoming.socket.destroy())
+            return
+          }
+          outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
+          if (fault === undefined) {
+            answer.pipe(outgoing)
+            return
+          }
+          let left = 'cutAnswerAfter' in fault ? fault.cutAnswerAfter : fault.stallAnswerAfter
+          answer.on('data', (chunk: Buffer) => {
+            if (left > 0) outgoing.write(chunk.subarray(0, left))
+            left -= chunk.length
+            if (left > 0) return
+            answer.destroy()
+            if ('cutAnswerAfter' in fault) setTimeout(() => incoming.socket.destroy(), 50)
+          })
+        },
+      )
       forwarded.on('error', () => incoming.socket.destroy())
       outgoing.on('close', () => forwarded.destroy())
       incoming.pipe(forwarded)
