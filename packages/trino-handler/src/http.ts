@@ -1,4 +1,4 @@
-import { parseRetryAfter } from '@common-handlers/core'
+import { parseRetryAfter, registerSecretValue } from '@common-handlers/core'
 import { Agent, request } from 'undici'
 import type { TrinoConfig } from './config.ts'
 import { fromStatus, fromTransport } from './errors.ts'
@@ -79,7 +79,10 @@ export class TrinoHttp {
 function credentials({ user, password, token }: TrinoConfig): Record<string, string> {
   if (token !== undefined) return { Authorization: `Bearer ${token.expose()}` }
   if (password === undefined) return {}
-  return { Authorization: `Basic ${Buffer.from(`${user}:${password.expose()}`).toString('base64')}` }
+  const pair = Buffer.from(`${user}:${password.expose()}`).toString('base64')
+  // A proxy's error page may show the headers it was sent.
+  registerSecretValue(pair)
+  return { Authorization: `Basic ${pair}` }
 }
 
 /** Headers that say in which session a statement runs. */

@@ -171,8 +171,8 @@ export class TrinoHandler implements Closable {
   }
 
   /**
-   * Runs a statement and gives its rows one by one, at the reader's pace: no page is asked for before the one two
-   * before it is used up. Leaving the loop cancels the statement. A reader that takes longer than the server's
+   * Runs a statement and gives its rows one by one, at the reader's pace: one page is fetched while one is read.
+   * {@link pages} is faster. Leaving the loop cancels the statement. A reader that takes longer than the server's
    * `query.client.timeout` (5 minutes by default) over one page finds its query abandoned.
    */
   stream<Row extends readonly unknown[] = readonly TrinoValue[]>(
@@ -190,7 +190,10 @@ export class TrinoHandler implements Closable {
     params?: readonly TrinoParameter[],
     options: QueryOptions | ArrayQueryOptions = {},
   ): AsyncGenerator<unknown, void, undefined> {
-    for await (const page of this.#pages(statement, params, options)) yield* page.rows
+    for await (const page of this.#pages(statement, params, options)) {
+      // Not `yield*`, which takes more turns of the event loop for each row.
+      for (const row of page.rows) yield row
+    }
   }
 
   /** As {@link stream}, a page of rows at a time. */
