@@ -94,7 +94,13 @@ export class TokenSource {
       const now = Date.now()
       const early = Math.min(EARLY_MS, (obtained.expiresAt - now) / 10)
       this.#current = { ...obtained, replaceAt: obtained.expiresAt === Infinity ? Infinity : obtained.expiresAt - early }
-      this.#logger.debug({ origin: method.origin, ...(obtained.expiresAt === Infinity ? {} : { expiresAt: new Date(obtained.expiresAt).toISOString() }) }, 'vault token obtained')
+      this.#logger.debug(
+        {
+          origin: method.origin,
+          ...(obtained.expiresAt === Infinity ? {} : { expiresAt: new Date(obtained.expiresAt).toISOString() }),
+        },
+        'vault token obtained',
+      )
     } catch (error) {
       // A token that still has some seconds left serves until another can be had.
       if (before === undefined || Date.now() >= before.expiresAt) throw error

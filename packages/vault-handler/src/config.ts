@@ -98,9 +98,7 @@ export interface VaultConfig extends Shared {
 
 const text = (): z.ZodString => z.string().min(1)
 const mount = (fallback: string): z.ZodOptional<z.ZodString> =>
-  text()
-    .optional()
-    .describe(`where the method is mounted under auth/; ${fallback} if not given`)
+  text().optional().describe(`where the method is mounted under auth/; ${fallback} if not given`)
 
 const methods = ['token', 'tokenFile', 'appRole', 'userpass', 'kubernetes', 'jwt'] as const
 
@@ -119,7 +117,10 @@ export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
         secretIdFile: text().optional().describe('file that holds the secret id; read at each login'),
         mount: mount('approle'),
       })
-      .refine((value) => value.secretId === undefined || value.secretIdFile === undefined, 'give secretId or secretIdFile, not both')
+      .refine(
+        (value) => value.secretId === undefined || value.secretIdFile === undefined,
+        'give secretId or secretIdFile, not both',
+      )
       .optional()
       .describe('log in by AppRole'),
     userpass: z
@@ -199,7 +200,9 @@ function isAddress(value: string): boolean {
 export function parseVaultConfig(input: VaultConfigInput): VaultConfig {
   const parsed = vaultConfigSchema.safeParse(input)
   if (parsed.success) return parsed.data
-  const problems = parsed.error.issues.map((issue) => `${issue.path.length > 0 ? issue.path.join('.') : '(top)'}: ${issue.message}`)
+  const problems = parsed.error.issues.map(
+    (issue) => `${issue.path.length > 0 ? issue.path.join('.') : '(top)'}: ${issue.message}`,
+  )
   throw new ConfigError(`the options of VaultHandler cannot be used:\n${problems.map((line) => `  ${line}`).join('\n')}`, {
     code: 'VAULT_CONFIG_INVALID',
     context: { problems },
@@ -222,7 +225,8 @@ export function vaultConfigFromEnvironment(variables: Variables = process.env): 
     const found = [`BAO_${name}`, `VAULT_${name}`].find((full) => variables[full] !== undefined && variables[full] !== '')
     if (found === undefined) return undefined
     const value = parse(variables[found] ?? '')
-    if (value === undefined) throw new ConfigError(`${found} cannot be read`, { code: 'VAULT_CONFIG_INVALID', context: { variable: found } })
+    if (value === undefined)
+      throw new ConfigError(`${found} cannot be read`, { code: 'VAULT_CONFIG_INVALID', context: { variable: found } })
     return value
   }
   const plain = (name: string): string | undefined => read(name, (value) => value)
@@ -265,7 +269,8 @@ function parseGoDuration(value: string): number | undefined {
   if (/^\d+$/.test(value)) return Number(value) * 1000
   if (!/^(?:\d+(?:\.\d+)?(?:ms|s|m|h))+$/.test(value)) return undefined
   let total = 0
-  for (const [, amount, unit] of value.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)) total += Number(amount) * (UNIT_MS[unit ?? ''] ?? 0)
+  for (const [, amount, unit] of value.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g))
+    total += Number(amount) * (UNIT_MS[unit ?? ''] ?? 0)
   return Math.round(total)
 }
 

@@ -61,7 +61,11 @@ export function toAnswerError(facts: RequestFacts, answer: FailedAnswer): Handle
     return remote('VAULT_UNINITIALIZED', 'never', `${what}: the vault is not initialised; an operator must run "operator init"`)
   }
   if (/local node not active|in standby mode/i.test(said) || status === 472 || status === 473) {
-    return remote('VAULT_STANDBY', 'safe', `${what}: this node is a standby and does not serve the request${said === '' ? '' : ` (${said})`}`)
+    return remote(
+      'VAULT_STANDBY',
+      'safe',
+      `${what}: this node is a standby and does not serve the request${said === '' ? '' : ` (${said})`}`,
+    )
   }
   if (/HTTP request to an HTTPS server/i.test(said)) {
     return new ConnectionError(`${what}: the server speaks TLS; write https:// in the address`, { code: 'VAULT_TLS', context })
@@ -79,10 +83,17 @@ export function toAnswerError(facts: RequestFacts, answer: FailedAnswer): Handle
     })
   }
   if (status >= 500) {
-    return remote('VAULT_SERVER_ERROR', 'if-idempotent', `${what}: the server failed with status ${status}${said === '' ? '' : `: ${said}`}`)
+    return remote(
+      'VAULT_SERVER_ERROR',
+      'if-idempotent',
+      `${what}: the server failed with status ${status}${said === '' ? '' : `: ${said}`}`,
+    )
   }
   if (/^namespace not found$/i.test(said)) {
-    return new NotFoundError(`there is no namespace ${facts.namespace ?? ''}`.trim(), { code: 'VAULT_NAMESPACE_NOT_FOUND', context })
+    return new NotFoundError(`there is no namespace ${facts.namespace ?? ''}`.trim(), {
+      code: 'VAULT_NAMESPACE_NOT_FOUND',
+      context,
+    })
   }
   if (LOGIN_PATH.test(facts.path) && facts.method === 'POST' && [400, 401, 403, 404].includes(status)) {
     return new AuthError(`cannot log in at ${facts.path}: ${said === '' ? `status ${status}` : said}`, {
@@ -104,18 +115,31 @@ export function toAnswerError(facts: RequestFacts, answer: FailedAnswer): Handle
       context,
     })
   }
-  return remote('VAULT_REQUEST_REFUSED', 'never', `${what}: the server refused it with status ${status}${said === '' ? '' : `: ${said}`}`)
+  return remote(
+    'VAULT_REQUEST_REFUSED',
+    'never',
+    `${what}: the server refused it with status ${status}${said === '' ? '' : `: ${said}`}`,
+  )
 }
 
 /** The server has more than one "not found", and they call for different things. */
-function notFound(facts: RequestFacts, what: string, said: string, body: unknown, context: Readonly<Record<string, unknown>>): HandlerError {
+function notFound(
+  facts: RequestFacts,
+  what: string,
+  said: string,
+  body: unknown,
+  context: Readonly<Record<string, unknown>>,
+): HandlerError {
   const metadata = property(property(body, 'data'), 'metadata')
   if (typeof metadata === 'object' && metadata !== null) {
     const version = property(metadata, 'version')
     const destroyed = property(metadata, 'destroyed') === true
     const facets = { ...context, version, deletionTime: property(metadata, 'deletion_time') }
     return destroyed
-      ? new NotFoundError(`${facts.path}: version ${String(version)} was destroyed`, { code: 'VAULT_VERSION_DESTROYED', context: facets })
+      ? new NotFoundError(`${facts.path}: version ${String(version)} was destroyed`, {
+          code: 'VAULT_VERSION_DESTROYED',
+          context: facets,
+        })
       : new NotFoundError(`${facts.path}: version ${String(version)} was deleted; "kv undelete" brings it back`, {
           code: 'VAULT_VERSION_DELETED',
           context: facets,
@@ -157,7 +181,8 @@ function knowsToken(body: unknown): boolean | undefined {
 }
 
 /** TLS of Node names its errors by these; see the "TLS/SSL errors" of node:tls and OpenSSL's X509_V_ERR_*. */
-const TLS_CODE = /^(?:ERR_(?:SSL|TLS|OSSL)_|CERT_|CRL_|UNABLE_TO_|DEPTH_ZERO_|SELF_SIGNED_|INVALID_(?:CA|PURPOSE)|HOSTNAME_MISMATCH|EPROTO$)/
+const TLS_CODE =
+  /^(?:ERR_(?:SSL|TLS|OSSL)_|CERT_|CRL_|UNABLE_TO_|DEPTH_ZERO_|SELF_SIGNED_|INVALID_(?:CA|PURPOSE)|HOSTNAME_MISMATCH|EPROTO$)/
 
 interface Reason {
   readonly code: string
@@ -166,7 +191,11 @@ interface Reason {
 }
 
 const REASONS: Readonly<Record<string, Reason>> = {
-  ECONNREFUSED: { code: 'VAULT_CONNECTION_REFUSED', retry: 'safe', text: 'the connection was refused; is the server running there?' },
+  ECONNREFUSED: {
+    code: 'VAULT_CONNECTION_REFUSED',
+    retry: 'safe',
+    text: 'the connection was refused; is the server running there?',
+  },
   ENOENT: { code: 'VAULT_CONNECTION_REFUSED', retry: 'safe', text: 'there is no such socket; is the agent running?' },
   EACCES: { code: 'VAULT_CONNECTION_REFUSED', retry: 'never', text: 'this process may not open the socket' },
   ENOTFOUND: { code: 'VAULT_HOST_NOT_FOUND', retry: 'safe', text: 'the host name has no address' },
@@ -240,7 +269,12 @@ export function nodeUnusable(address: string, state: 'sealed' | 'uninitialized' 
     uninitialized: ['VAULT_UNINITIALIZED', 'an operator must run "operator init"'],
     'disaster recovery secondary': ['VAULT_STANDBY', 'use the address of the primary cluster'],
   }[state] as [string, string]
-  return new RemoteError(`${address}: the node is ${state}; ${hint}`, { code, retry: 'safe', context: { address, state }, serverCode: state })
+  return new RemoteError(`${address}: the node is ${state}; ${hint}`, {
+    code,
+    retry: state === 'uninitialized' ? 'never' : 'safe',
+    context: { address, state },
+    serverCode: state,
+  })
 }
 
 export function credentialFileUnreadable(file: string, cause: unknown): ConfigError {

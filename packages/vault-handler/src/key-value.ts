@@ -51,7 +51,9 @@ export class KeyValueReader {
   }
 
   async #readFrom(mount: Mount, path: string, version: number | undefined, signal: AbortSignal): Promise<SecretData> {
-    const inside = parsePath(path).join('/').slice(mount.path.length + 1)
+    const inside = parsePath(path)
+      .join('/')
+      .slice(mount.path.length + 1)
     if (!STORES.has(mount.type)) {
       throw new ConfigError(
         `${path}: ${mount.path}/ is a ${mount.type} engine and no store of secrets; read it with request('GET', path), and mind the lease of what it gives`,

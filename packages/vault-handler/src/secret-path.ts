@@ -10,10 +10,13 @@ export function parsePath(path: string): readonly string[] {
   for (const segment of segments) {
     // A dot segment would be resolved on the way, and another path than the one that was asked for be read.
     if (segment === '' || segment === '.' || segment === '..' || !segment.isWellFormed()) {
-      throw new ConfigError(`not a path: "${path}"; expected names with one slash between them, none of them empty, "." or ".."`, {
-        code: 'VAULT_PATH_INVALID',
-        context: { path },
-      })
+      throw new ConfigError(
+        `not a path: "${path}"; expected names with one slash between them, none of them empty, "." or ".."`,
+        {
+          code: 'VAULT_PATH_INVALID',
+          context: { path },
+        },
+      )
     }
   }
   return segments

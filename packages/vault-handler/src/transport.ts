@@ -53,7 +53,7 @@ export class HttpTransport {
         const read = async (): Promise<HttpAnswer> => {
           const chunks: Buffer[] = []
           let size = 0
-          for await (const chunk of incoming as AsyncIterable<Buffer>) {
+          for await (const chunk of incoming) {
             size += chunk.length
             if (size > MAX_ANSWER_BYTES) throw tooLarge()
             chunks.push(chunk)
@@ -66,9 +66,9 @@ export class HttpTransport {
         outgoing.destroy()
         reject(request.signal.reason as Error)
       }
-      const fail = (error: unknown): void => {
+      const fail = (error: Error): void => {
         outgoing.destroy()
-        reject(error as Error)
+        reject(error)
       }
       request.signal.addEventListener('abort', abort, { once: true })
       outgoing.once('close', () => request.signal.removeEventListener('abort', abort))
@@ -82,7 +82,10 @@ export class HttpTransport {
   async close(): Promise<void> {
     this.#http.destroy()
     // Files that could not be read have been reported to the call that needed them.
-    await this.#https?.then((agent) => agent.destroy(), () => undefined)
+    await this.#https?.then(
+      (agent) => agent.destroy(),
+      () => undefined,
+    )
   }
 
   async #secureAgent(): Promise<HttpsAgent> {
@@ -135,5 +138,9 @@ async function readPem(file: string): Promise<string> {
 }
 
 function unreadable(file: string, cause: unknown): ConfigError {
-  return new ConfigError(`cannot use ${file} for TLS: ${(cause as Error).message}`, { code: 'VAULT_TLS_FILE', context: { file }, cause })
+  return new ConfigError(`cannot use ${file} for TLS: ${(cause as Error).message}`, {
+    code: 'VAULT_TLS_FILE',
+    context: { file },
+    cause,
+  })
 }

@@ -17,7 +17,13 @@ import {
 } from '@common-handlers/core'
 import { type LoginAnswer, type LoginRequest, TokenSource } from './authentication.ts'
 import { type ApiRequest, VaultClient } from './client.ts'
-import { parseVaultConfig, type Variables, type VaultConfig, type VaultConfigInput, vaultConfigFromEnvironment } from './config.ts'
+import {
+  parseVaultConfig,
+  type Variables,
+  type VaultConfig,
+  type VaultConfigInput,
+  vaultConfigFromEnvironment,
+} from './config.ts'
 import { noCredentials, nodeUnusable, tokenRefused } from './errors.ts'
 import { KeyValueReader, type SecretData } from './key-value.ts'
 import { parseReference } from './secret-path.ts'
@@ -127,9 +133,7 @@ export class VaultHandler implements Closable {
     second: StandardSchema<T> | GetSecretOptions = {},
     third: GetSecretOptions = {},
   ): Promise<SecretData | T> {
-    // Some libraries make their schemas functions.
-    const schema = isStandardSchema(second) ? (second as StandardSchema<T>) : undefined
-    const options = schema === undefined ? (second as GetSecretOptions) : third
+    const [schema, options] = isStandardSchema(second) ? [second, third] : [undefined, second]
     const data = await this.#call(`read ${path}`, options, (signal) => this.#keyValue.read(path, options.version, signal))
     return schema === undefined ? data : validate(path, data, schema)
   }
@@ -150,7 +154,7 @@ export class VaultHandler implements Closable {
         context: { path, field },
       })
     }
-    return typeof value === 'object' ? JSON.stringify(value, bigintAsText) : String(value)
+    return typeof value === 'string' ? value : JSON.stringify(value, exactInteger)
   }
 
   /**
@@ -295,7 +299,13 @@ export class VaultHandler implements Closable {
         method: 'GET',
         path: 'sys/health',
         // Every state as a good answer: the fields tell which one it is.
-        query: { standbycode: '200', sealedcode: '200', uninitcode: '200', performancestandbycode: '200', drsecondarycode: '200' },
+        query: {
+          standbycode: '200',
+          sealedcode: '200',
+          uninitcode: '200',
+          performancestandbycode: '200',
+          drsecondarycode: '200',
+        },
         inNamespace: false,
         idempotent: true,
         policy,
@@ -355,6 +365,10 @@ async function validate<T>(path: string, data: SecretData, schema: StandardSchem
   })
 }
 
-function bigintAsText(_key: string, value: unknown): unknown {
-  return typeof value === 'bigint' ? String(value) : value
+/** In Node since version 21; not in TypeScript's library yet. */
+const { rawJSON } = JSON as unknown as { readonly rawJSON: (text: string) => unknown }
+
+/** A bigint is written as the number it was in the answer. */
+function exactInteger(_key: string, value: unknown): unknown {
+  return typeof value === 'bigint' ? rawJSON(String(value)) : value
 }

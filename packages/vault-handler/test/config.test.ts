@@ -1,6 +1,13 @@
+import { readFile } from 'node:fs/promises'
 import { ConfigError, configKeys, Secret } from '@common-handlers/core'
 import { describe, expect, it } from 'vitest'
-import { parseVaultConfig, vaultConfigFromEnvironment, VaultHandler, type VaultConfigInput, vaultConfigSchema } from '../src/index.ts'
+import {
+  parseVaultConfig,
+  vaultConfigFromEnvironment,
+  VaultHandler,
+  type VaultConfigInput,
+  vaultConfigSchema,
+} from '../src/index.ts'
 
 const address = 'https://vault:8200'
 
@@ -28,10 +35,22 @@ describe('the options', () => {
     ['an address without a scheme', { address: 'vault:8200' }, /address: expected http/],
     ['a password in the address', { address: 'https://user:hunter22@vault:8200' }, /without user and password/],
     ['a socket without a path', { address: 'unix:///' }, /address/],
-    ['two ways to log in', { address, token: 'abcd', userpass: { username: 'u', password: 'pass' } }, /one way to log in, not token and userpass/],
-    ['two secret ids', { address, appRole: { roleId: 'r', secretId: 's', secretIdFile: '/f' } }, /appRole: give secretId or secretIdFile/],
+    [
+      'two ways to log in',
+      { address, token: 'abcd', userpass: { username: 'u', password: 'pass' } },
+      /one way to log in, not token and userpass/,
+    ],
+    [
+      'two secret ids',
+      { address, appRole: { roleId: 'r', secretId: 's', secretIdFile: '/f' } },
+      /appRole: give secretId or secretIdFile/,
+    ],
     ['a user without a password', { address, userpass: { username: 'u' } }, /userpass: give password or passwordFile/],
-    ['a certificate without its key', { address, tls: { clientCertificateFile: '/c.pem' } }, /tls: clientCertificateFile and clientKeyFile/],
+    [
+      'a certificate without its key',
+      { address, tls: { clientCertificateFile: '/c.pem' } },
+      /tls: clientCertificateFile and clientKeyFile/,
+    ],
     ['a time-out of nothing', { address, timeoutMs: 0 }, /timeoutMs/],
     ['an unknown key', { address, tokn: 'x' }, /tokn/],
   ]
@@ -119,6 +138,18 @@ describe('the environment', () => {
   it('gives its token up for a way to log in among the options', () => {
     const variables = { VAULT_ADDR: address, VAULT_TOKEN: 'hvs.abcdef' }
     expect(() => VaultHandler.fromEnvironment({ appRole: { roleId: 'role' } }, variables)).not.toThrow()
-    expect(() => VaultHandler.fromEnvironment({ appRole: { roleId: 'role' }, token: 'x' }, variables)).toThrow(/one way to log in/)
+    expect(() => VaultHandler.fromEnvironment({ appRole: { roleId: 'role' }, token: 'x' }, variables)).toThrow(
+      /one way to log in/,
+    )
   })
+})
+
+it('the README names every option, and has the example as it runs', async () => {
+  const [readme, example] = await Promise.all(
+    ['../README.md', '../examples/read-secret.ts'].map((file) => readFile(new URL(file, import.meta.url), 'utf8')),
+  )
+  const missing = configKeys(vaultConfigSchema).filter((key) => !readme?.includes(`| \`${key.path.join('.')}\` |`))
+  expect(missing.map((key) => key.path.join('.'))).toEqual([])
+  const [, fence = 'no fence'] = /```ts\n([\s\S]*?)```/.exec(readme ?? '') ?? []
+  expect(example).toContain(fence)
 })

@@ -4,7 +4,11 @@ import { type FailedAnswer, type RequestFacts, toAnswerError, toTransportError, 
 
 const read: RequestFacts = { method: 'GET', path: 'secret/data/app' }
 const write: RequestFacts = { method: 'POST', path: 'secret/data/app', sent: { data: { password: 'horse-battery' } } }
-const login: RequestFacts = { method: 'POST', path: 'auth/approle/login', sent: { role_id: 'role-1234', secret_id: 'secret-5678' } }
+const login: RequestFacts = {
+  method: 'POST',
+  path: 'auth/approle/login',
+  sent: { role_id: 'role-1234', secret_id: 'secret-5678' },
+}
 const says = (...errors: string[]): object => ({ errors })
 const deleted = { data: { data: null, metadata: { version: 3, destroyed: false, deletion_time: '2026-11-21T10:48:21Z' } } }
 const destroyed = { data: { data: null, metadata: { version: 3, destroyed: true, deletion_time: '' } } }
@@ -13,28 +17,123 @@ const withoutData = { data: null, warnings: ['Invalid path for a versioned K/V s
 // What OpenBao 2.7.2 answers, but for the states of a cluster and of a proxy, which are taken from the API documentation.
 const answers: [string, RequestFacts, FailedAnswer, { name: string; code: string; retry: string }][] = [
   ['sealed', read, { status: 503, body: says('Vault is sealed') }, { name: 'RemoteError', code: 'VAULT_SEALED', retry: 'safe' }],
-  ['sealed at login', login, { status: 503, body: says('Vault is sealed') }, { name: 'RemoteError', code: 'VAULT_SEALED', retry: 'safe' }],
+  [
+    'sealed at login',
+    login,
+    { status: 503, body: says('Vault is sealed') },
+    { name: 'RemoteError', code: 'VAULT_SEALED', retry: 'safe' },
+  ],
   ['uninitialised', read, { status: 501, body: undefined }, { name: 'RemoteError', code: 'VAULT_UNINITIALIZED', retry: 'never' }],
-  ['standby', read, { status: 500, body: says('local node not active but active cluster node not found') }, { name: 'RemoteError', code: 'VAULT_STANDBY', retry: 'safe' }],
-  ['disaster recovery secondary', read, { status: 472, body: undefined }, { name: 'RemoteError', code: 'VAULT_STANDBY', retry: 'safe' }],
+  [
+    'standby',
+    read,
+    { status: 500, body: says('local node not active but active cluster node not found') },
+    { name: 'RemoteError', code: 'VAULT_STANDBY', retry: 'safe' },
+  ],
+  [
+    'disaster recovery secondary',
+    read,
+    { status: 472, body: undefined },
+    { name: 'RemoteError', code: 'VAULT_STANDBY', retry: 'safe' },
+  ],
   ['performance standby', read, { status: 473, body: undefined }, { name: 'RemoteError', code: 'VAULT_STANDBY', retry: 'safe' }],
-  ['behind the latest write', read, { status: 412, body: says('required index state not present') }, { name: 'RemoteError', code: 'VAULT_STALE_NODE', retry: 'safe' }],
-  ['too many requests', read, { status: 429, body: says('request path "x": rate limit quota exceeded'), retryAfter: '7' }, { name: 'CapacityError', code: 'VAULT_RATE_LIMITED', retry: 'safe' }],
-  ['server fault', read, { status: 500, body: says('internal error') }, { name: 'RemoteError', code: 'VAULT_SERVER_ERROR', retry: 'if-idempotent' }],
-  ['proxy fault', read, { status: 502, body: undefined }, { name: 'RemoteError', code: 'VAULT_SERVER_ERROR', retry: 'if-idempotent' }],
-  ['policy', read, { status: 403, body: says('1 error occurred:\n\t* permission denied\n\n') }, { name: 'PermissionError', code: 'VAULT_PERMISSION_DENIED', retry: 'never' }],
-  ['bad login', login, { status: 400, body: says('invalid role or secret ID') }, { name: 'AuthError', code: 'VAULT_LOGIN_FAILED', retry: 'never' }],
-  ['login at no mount', login, { status: 403, body: says('permission denied') }, { name: 'AuthError', code: 'VAULT_LOGIN_FAILED', retry: 'never' }],
-  ['no namespace', { ...read, namespace: 'team' }, { status: 404, body: says('namespace not found') }, { name: 'NotFoundError', code: 'VAULT_NAMESPACE_NOT_FOUND', retry: 'never' }],
+  [
+    'behind the latest write',
+    read,
+    { status: 412, body: says('required index state not present') },
+    { name: 'RemoteError', code: 'VAULT_STALE_NODE', retry: 'safe' },
+  ],
+  [
+    'too many requests',
+    read,
+    { status: 429, body: says('request path "x": rate limit quota exceeded'), retryAfter: '7' },
+    { name: 'CapacityError', code: 'VAULT_RATE_LIMITED', retry: 'safe' },
+  ],
+  [
+    'server fault',
+    read,
+    { status: 500, body: says('internal error') },
+    { name: 'RemoteError', code: 'VAULT_SERVER_ERROR', retry: 'if-idempotent' },
+  ],
+  [
+    'proxy fault',
+    read,
+    { status: 502, body: undefined },
+    { name: 'RemoteError', code: 'VAULT_SERVER_ERROR', retry: 'if-idempotent' },
+  ],
+  [
+    'policy',
+    read,
+    { status: 403, body: says('1 error occurred:\n\t* permission denied\n\n') },
+    { name: 'PermissionError', code: 'VAULT_PERMISSION_DENIED', retry: 'never' },
+  ],
+  [
+    'bad login',
+    login,
+    { status: 400, body: says('invalid role or secret ID') },
+    { name: 'AuthError', code: 'VAULT_LOGIN_FAILED', retry: 'never' },
+  ],
+  [
+    'login at no mount',
+    login,
+    { status: 403, body: says('permission denied') },
+    { name: 'AuthError', code: 'VAULT_LOGIN_FAILED', retry: 'never' },
+  ],
+  [
+    'no namespace',
+    { ...read, namespace: 'team' },
+    { status: 404, body: says('namespace not found') },
+    { name: 'NotFoundError', code: 'VAULT_NAMESPACE_NOT_FOUND', retry: 'never' },
+  ],
   ['no secret', read, { status: 404, body: says() }, { name: 'NotFoundError', code: 'VAULT_SECRET_NOT_FOUND', retry: 'never' }],
-  ['deleted version', read, { status: 404, body: deleted }, { name: 'NotFoundError', code: 'VAULT_VERSION_DELETED', retry: 'never' }],
-  ['destroyed version', read, { status: 404, body: destroyed }, { name: 'NotFoundError', code: 'VAULT_VERSION_DESTROYED', retry: 'never' }],
-  ['no data/ in the path', read, { status: 404, body: withoutData }, { name: 'NotFoundError', code: 'VAULT_PATH_WITHOUT_DATA', retry: 'never' }],
-  ['no mount', read, { status: 404, body: says('no handler for route "nomount/x". route entry not found.') }, { name: 'NotFoundError', code: 'VAULT_MOUNT_NOT_FOUND', retry: 'never' }],
-  ['no such path', read, { status: 404, body: says('1 error occurred:\n\t* unsupported path\n\n') }, { name: 'NotFoundError', code: 'VAULT_PATH_UNSUPPORTED', retry: 'never' }],
-  ['lost check-and-set', write, { status: 400, body: says('check-and-set parameter did not match the current version') }, { name: 'ConflictError', code: 'VAULT_CAS_MISMATCH', retry: 'never' }],
-  ['bad request', write, { status: 400, body: says('no data provided') }, { name: 'RemoteError', code: 'VAULT_REQUEST_REFUSED', retry: 'never' }],
-  ['plain text to TLS', read, { status: 400, body: says('Client sent an HTTP request to an HTTPS server.') }, { name: 'ConnectionError', code: 'VAULT_TLS', retry: 'never' }],
+  [
+    'deleted version',
+    read,
+    { status: 404, body: deleted },
+    { name: 'NotFoundError', code: 'VAULT_VERSION_DELETED', retry: 'never' },
+  ],
+  [
+    'destroyed version',
+    read,
+    { status: 404, body: destroyed },
+    { name: 'NotFoundError', code: 'VAULT_VERSION_DESTROYED', retry: 'never' },
+  ],
+  [
+    'no data/ in the path',
+    read,
+    { status: 404, body: withoutData },
+    { name: 'NotFoundError', code: 'VAULT_PATH_WITHOUT_DATA', retry: 'never' },
+  ],
+  [
+    'no mount',
+    read,
+    { status: 404, body: says('no handler for route "nomount/x". route entry not found.') },
+    { name: 'NotFoundError', code: 'VAULT_MOUNT_NOT_FOUND', retry: 'never' },
+  ],
+  [
+    'no such path',
+    read,
+    { status: 404, body: says('1 error occurred:\n\t* unsupported path\n\n') },
+    { name: 'NotFoundError', code: 'VAULT_PATH_UNSUPPORTED', retry: 'never' },
+  ],
+  [
+    'lost check-and-set',
+    write,
+    { status: 400, body: says('check-and-set parameter did not match the current version') },
+    { name: 'ConflictError', code: 'VAULT_CAS_MISMATCH', retry: 'never' },
+  ],
+  [
+    'bad request',
+    write,
+    { status: 400, body: says('no data provided') },
+    { name: 'RemoteError', code: 'VAULT_REQUEST_REFUSED', retry: 'never' },
+  ],
+  [
+    'plain text to TLS',
+    read,
+    { status: 400, body: says('Client sent an HTTP request to an HTTPS server.') },
+    { name: 'ConnectionError', code: 'VAULT_TLS', retry: 'never' },
+  ],
 ]
 
 describe('an answer that is not a good one', () => {
@@ -68,7 +167,8 @@ describe('an answer that is not a good one', () => {
   })
 
   it('tells whether the server knows the token, as far as its words do', () => {
-    const known = (...errors: string[]): unknown => toAnswerError(read, { status: 403, body: says(...errors) }).context['tokenKnown']
+    const known = (...errors: string[]): unknown =>
+      toAnswerError(read, { status: 403, body: says(...errors) }).context['tokenKnown']
     expect(known('1 error occurred:\n\t* permission denied\n\n')).toBe(true)
     expect(known('2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n')).toBe(false)
     expect(known('permission denied')).toBeUndefined()
@@ -106,7 +206,9 @@ describe('a request without an answer', () => {
 
   it('looks into the error of a host with several addresses', () => {
     const refused = Object.assign(new Error('connect ECONNREFUSED ::1:8200'), { code: 'ECONNREFUSED' })
-    expect(toTransportError(read, 'http://vault:8200', new AggregateError([refused]))).toMatchObject({ code: 'VAULT_CONNECTION_REFUSED' })
+    expect(toTransportError(read, 'http://vault:8200', new AggregateError([refused]))).toMatchObject({
+      code: 'VAULT_CONNECTION_REFUSED',
+    })
   })
 
   it('leaves our own errors as they are', () => {
@@ -118,5 +220,7 @@ describe('a request without an answer', () => {
 it('an answer that is no JSON is described, not shown', () => {
   const error = unreadableAnswer(read, 200, 'text/html')
   expect(error).toMatchObject({ code: 'VAULT_ANSWER_UNREADABLE', retry: 'never', serverCode: '200' })
-  expect(error.message).toBe('GET secret/data/app: the answer (status 200, text/html) is not JSON; does the address name a vault?')
+  expect(error.message).toBe(
+    'GET secret/data/app: the answer (status 200, text/html) is not JSON; does the address name a vault?',
+  )
 })

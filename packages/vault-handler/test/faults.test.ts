@@ -9,7 +9,7 @@ import { failure } from './failure.ts'
 
 const cleanups: (() => Promise<unknown>)[] = []
 afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup()
 })
 
 async function listen(server: Server): Promise<string> {
@@ -57,7 +57,11 @@ describe('a server that accepts and never answers', () => {
   it('is given up after the time-out of a request', async () => {
     const vault = handler(await hanging(), { timeoutMs: 50, retry: { attempts: 2, baseDelayMs: 1 } })
     const error = await failure(vault.request('GET', 'secret/data/app'))
-    expect(error).toMatchObject({ name: 'OperationTimeoutError', code: 'VAULT_TIMEOUT', message: 'GET secret/data/app took longer than 50 ms' })
+    expect(error).toMatchObject({
+      name: 'OperationTimeoutError',
+      code: 'VAULT_TIMEOUT',
+      message: 'GET secret/data/app took longer than 50 ms',
+    })
   })
 
   it('is given up after the time-out of the call', async () => {
@@ -89,7 +93,10 @@ describe('what passes', () => {
     ['412', json(412, { errors: ['required index state not present'] })],
     ['429', json(429, { errors: ['too many requests'] }, { 'retry-after': '0' })],
     ['500', json(500, { errors: ['internal error'] })],
-    ['a page of a proxy', ((_request, response) => response.writeHead(502, { 'content-type': 'text/html' }).end('<html>')) as RequestListener],
+    [
+      'a page of a proxy',
+      ((_request, response) => response.writeHead(502, { 'content-type': 'text/html' }).end('<html>')) as RequestListener,
+    ],
     ['a connection that is cut before the answer', ((request) => request.socket.destroy()) as RequestListener],
     [
       'an answer that is cut in the middle',
@@ -111,13 +118,18 @@ describe('what passes', () => {
 
   it('is not waited for past the budget', async () => {
     const { address, seen } = await answering(json(429, { errors: [] }, { 'retry-after': '86400' }))
-    expect(await failure(handler(address).request('GET', 'a/b'))).toMatchObject({ code: 'VAULT_RATE_LIMITED', retryAfterMs: 86_400_000 })
+    expect(await failure(handler(address).request('GET', 'a/b'))).toMatchObject({
+      code: 'VAULT_RATE_LIMITED',
+      retryAfterMs: 86_400_000,
+    })
     expect(seen).toHaveLength(1)
   })
 
   it('a write that may have been applied is not made twice, one that was refused is', async () => {
     const applied = await answering(json(500, { errors: [] }), good)
-    expect(await failure(handler(applied.address).request('POST', 'a/b', { body: { x: 1 } }))).toMatchObject({ code: 'VAULT_SERVER_ERROR' })
+    expect(await failure(handler(applied.address).request('POST', 'a/b', { body: { x: 1 } }))).toMatchObject({
+      code: 'VAULT_SERVER_ERROR',
+    })
     expect(applied.seen).toHaveLength(1)
     const refused = await answering(json(429, { errors: [] }), good)
     await handler(refused.address).request('POST', 'a/b', { body: { x: 1 } })
@@ -127,7 +139,9 @@ describe('what passes', () => {
 
 describe('what is no vault', () => {
   it('answers with something else than JSON', async () => {
-    const { address, seen } = await answering((_request, response) => response.writeHead(200, { 'content-type': 'text/html' }).end('<p>hi'))
+    const { address, seen } = await answering((_request, response) =>
+      response.writeHead(200, { 'content-type': 'text/html' }).end('<p>hi'),
+    )
     expect(await failure(handler(address).request('GET', 'a/b'))).toMatchObject({ code: 'VAULT_ANSWER_UNREADABLE' })
     expect(seen).toHaveLength(1)
   })
@@ -141,7 +155,10 @@ describe('what is no vault', () => {
       }
       more()
     })
-    expect(await failure(handler(address).request('GET', 'a/b'))).toMatchObject({ name: 'CapacityError', code: 'VAULT_ANSWER_TOO_LARGE' })
+    expect(await failure(handler(address).request('GET', 'a/b'))).toMatchObject({
+      name: 'CapacityError',
+      code: 'VAULT_ANSWER_TOO_LARGE',
+    })
   })
 
   it('has a name that nobody knows', async () => {
@@ -172,23 +189,45 @@ describe('a standby', () => {
 
   it('that sends in a circle is an error', async () => {
     const circle = await answering((_request, response) => response.writeHead(307, { location: '/v1/again' }).end())
-    expect(await failure(handler(circle.address).request('GET', 'a/b'))).toMatchObject({ code: 'VAULT_REQUEST_REFUSED', serverCode: '307' })
+    expect(await failure(handler(circle.address).request('GET', 'a/b'))).toMatchObject({
+      code: 'VAULT_REQUEST_REFUSED',
+      serverCode: '307',
+    })
     expect(circle.seen).toEqual(['GET /v1/a/b', 'GET /v1/again'])
   })
 })
 
-it('integers that a number would round come as bigint', async () => {
-  const text = '{"data":{"small":9007199254740991,"large":9007199254740993,"float":1.5,"text":"12345678901234567890"}}'
-  const { address } = await answering((_request, response) => response.writeHead(200).end(text))
-  expect(await handler(address).request('GET', 'a/b')).toEqual({
-    data: { small: 9007199254740991, large: 9007199254740993n, float: 1.5, text: '12345678901234567890' },
+it('integers that a number would round are kept', async () => {
+  const fields =
+    '{"small":9007199254740991,"large":9007199254740993,"float":1.5,"tree":[9007199254740993],"text":"12345678901234567890"}'
+  const mount = json(200, { data: { path: 'kv/', type: 'kv', options: { version: '1' } } })
+  const { address } = await answering(mount, (_request, response) => response.writeHead(200).end(`{"data":${fields}}`))
+  const vault = handler(address)
+  expect(await vault.getSecret('kv/app')).toEqual({
+    small: 9007199254740991,
+    large: 9007199254740993n,
+    float: 1.5,
+    tree: [9007199254740993n],
+    text: '12345678901234567890',
   })
+  expect(await vault.resolve('kv/app#large')).toBe('9007199254740993')
+  expect(await vault.resolve('kv/app#tree')).toBe('[9007199254740993]')
 })
 
 it('the variables of the environment that node-vault reads have no part in a request', async () => {
-  const { address, seen } = await answering((request, response) => json(200, { token: request.headers['x-vault-token'] ?? null, namespace: request.headers['x-vault-namespace'] ?? null })(request, response))
+  const { address, seen } = await answering((request, response) =>
+    json(200, { token: request.headers['x-vault-token'] ?? null, namespace: request.headers['x-vault-namespace'] ?? null })(
+      request,
+      response,
+    ),
+  )
   const before = { ...process.env }
-  Object.assign(process.env, { VAULT_TOKEN: 'from-environment', VAULT_NAMESPACE: 'nowhere', VAULT_PREFIX: '/prefix', VAULT_ADDR: 'http://127.0.0.1:1' })
+  Object.assign(process.env, {
+    VAULT_TOKEN: 'from-environment',
+    VAULT_NAMESPACE: 'nowhere',
+    VAULT_PREFIX: '/prefix',
+    VAULT_ADDR: 'http://127.0.0.1:1',
+  })
   try {
     const vault = new VaultHandler({ address })
     expect(await vault.request('GET', 'a/b')).toEqual({ token: null, namespace: null })

@@ -17,7 +17,9 @@ describeWith(['openbao'], 'secrets', ({ openbao }) => {
     const policy = `path "${mount}/*" { capabilities = ["read", "create", "update", "list"] }`
     await admin.writePolicy(mount, policy)
     const token = await admin.createToken({ policies: [mount] })
-    const values = Object.fromEntries(Array.from({ length: 14 }, (_, index) => [`value${index}`, `planted ${index} "q" <&> ${randomUUID()}`]))
+    const values = Object.fromEntries(
+      Array.from({ length: 14 }, (_, index) => [`value${index}`, `planted ${index} "q" <&> ${randomUUID()}`]),
+    )
     const secrets = {
       token,
       deadToken: `s.${randomUUID()}`,
@@ -29,18 +31,35 @@ describeWith(['openbao'], 'secrets', ({ openbao }) => {
     }
     const script = fileURLToPath(new URL('planted-secrets.ts', import.meta.url))
     const { stdout, stderr } = await run(process.execPath, ['--conditions=@common-handlers/source', script], {
-      env: { ...process.env, DEBUG: '*', NODE_DEBUG: '', PLANTED: JSON.stringify({ address: openbao.address, mount, ...secrets }) },
+      env: {
+        ...process.env,
+        DEBUG: '*',
+        NODE_DEBUG: '',
+        PLANTED: JSON.stringify({ address: openbao.address, mount, ...secrets }),
+      },
       maxBuffer: 64 * 1024 * 1024,
     })
     const output = stdout + stderr
     // It did go through all of it: each kind of error was printed.
-    for (const code of ['VAULT_CAS_MISMATCH', 'VAULT_LOGIN_FAILED', 'VAULT_TOKEN_INVALID', 'VAULT_CONNECTION_REFUSED', 'VAULT_HOST_NOT_FOUND', 'VAULT_FIELD_NOT_FOUND']) {
+    for (const code of [
+      'VAULT_CAS_MISMATCH',
+      'VAULT_LOGIN_FAILED',
+      'VAULT_TOKEN_INVALID',
+      'VAULT_CONNECTION_REFUSED',
+      'VAULT_HOST_NOT_FOUND',
+      'VAULT_FIELD_NOT_FOUND',
+    ]) {
       expect(output).toContain(code)
     }
     expect(stdout.trimEnd().endsWith('the end')).toBe(true)
     expect(Object.keys(secrets)).toHaveLength(20)
     for (const [name, value] of Object.entries(secrets)) {
-      for (const spelling of [value, encodeURIComponent(value), JSON.stringify(value).slice(1, -1), Buffer.from(value).toString('base64')]) {
+      for (const spelling of [
+        value,
+        encodeURIComponent(value),
+        JSON.stringify(value).slice(1, -1),
+        Buffer.from(value).toString('base64'),
+      ]) {
         expect(output.includes(spelling), `${name} was printed`).toBe(false)
       }
     }

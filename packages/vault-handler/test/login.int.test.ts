@@ -33,7 +33,8 @@ describeWith(['openbao'], 'logging in', ({ openbao }) => {
   let appRole: { roleId: string; secretId: string }
 
   const admin = (): ReturnType<typeof openbaoAdmin> => openbaoAdmin(openbao)
-  const handler = (options: Partial<VaultHandlerOptions>): VaultHandler => new VaultHandler({ address: openbao.address, ...options })
+  const handler = (options: Partial<VaultHandlerOptions>): VaultHandler =>
+    new VaultHandler({ address: openbao.address, ...options })
   const must = async (method: string, path: string, body: unknown): Promise<void> => {
     const { status, body: answer } = await admin().request(method, path, body)
     if (status >= 300) throw new Error(`${method} ${path}: ${status} ${JSON.stringify(answer)}`)
@@ -91,7 +92,13 @@ describeWith(['openbao'], 'logging in', ({ openbao }) => {
         request.resume().on('end', () => {
           const user = { username: 'system:serviceaccount:jobs:extractor', uid: 'uid-1', groups: [] }
           response.writeHead(201, { 'content-type': 'application/json' })
-          response.end(JSON.stringify({ apiVersion: 'authentication.k8s.io/v1', kind: 'TokenReview', status: { authenticated: true, user } }))
+          response.end(
+            JSON.stringify({
+              apiVersion: 'authentication.k8s.io/v1',
+              kind: 'TokenReview',
+              status: { authenticated: true, user },
+            }),
+          )
         })
       }).listen(0, '127.0.0.1')
       await once(review, 'listening')
@@ -143,9 +150,9 @@ describeWith(['openbao'], 'logging in', ({ openbao }) => {
     it('is tried again by the next call', async () => {
       const secretIdFile = join(folder, 'late-secret-id')
       await using vault = handler({ appRole: { roleId: appRole.roleId, secretIdFile } })
-      await failure(vault.connect())
+      expect(await failure(vault.connect())).toMatchObject({ code: 'VAULT_CREDENTIAL_FILE' })
       await writeFile(secretIdFile, appRole.secretId)
-      await vault.connect()
+      await expect(vault.connect()).resolves.toBeUndefined()
     })
   })
 

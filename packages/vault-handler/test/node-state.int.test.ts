@@ -22,13 +22,18 @@ describeWith(['openbao'], 'a server that is sealed, gone or back', () => {
     await server?.stop()
   })
 
-  const impatient = (): VaultHandler => new VaultHandler({ address: server.address, token: server.rootToken, retry: { attempts: 1 } })
+  const impatient = (): VaultHandler =>
+    new VaultHandler({ address: server.address, token: server.rootToken, retry: { attempts: 1 } })
 
   it('sealed: an error that says so, a check that says so, and a call that waits for the operator', async () => {
     const admin = openbaoAdmin(server)
     await admin.seal()
     await using once = impatient()
-    expect(await failure(once.getSecret('secret/app'))).toMatchObject({ name: 'RemoteError', code: 'VAULT_SEALED', retry: 'safe' })
+    expect(await failure(once.getSecret('secret/app'))).toMatchObject({
+      name: 'RemoteError',
+      code: 'VAULT_SEALED',
+      retry: 'safe',
+    })
     expect(await once.health()).toMatchObject({ initialized: true, sealed: true, state: 'sealed' })
     const check = await once.check()
     expect(check.steps).toMatchObject([{ name: 'read the health', ok: false, error: { code: 'VAULT_SEALED' } }])

@@ -1,3 +1,4 @@
+/* oxlint-disable no-console, typescript/no-base-to-string -- printing is what it is for */
 // A process of its own, so that DEBUG is set from its start. It prints everything a careless program might.
 import { inspect } from 'node:util'
 import { VaultHandler } from '@common-handlers/vault-handler'

@@ -19,11 +19,15 @@ export async function recordingProxy(
 ): Promise<RecordingProxy> {
   const seen: string[] = []
   const pass = (incoming: IncomingMessage, response: ServerResponse): void => {
-    const outgoing = request(`${target}${incoming.url}`, { method: incoming.method ?? 'GET', headers: incoming.headers }, (answer) => {
-      seen.push(`${incoming.method} ${incoming.url} ${answer.statusCode}`)
-      response.writeHead(answer.statusCode ?? 500, answer.headers)
-      answer.pipe(response)
-    })
+    const outgoing = request(
+      `${target}${incoming.url}`,
+      { method: incoming.method ?? 'GET', headers: incoming.headers },
+      (answer) => {
+        seen.push(`${incoming.method} ${incoming.url} ${answer.statusCode}`)
+        response.writeHead(answer.statusCode ?? 500, answer.headers)
+        answer.pipe(response)
+      },
+    )
     outgoing.on('error', () => response.destroy())
     incoming.pipe(outgoing)
   }
@@ -33,7 +37,10 @@ export async function recordingProxy(
   await once(server, 'listening')
   const scheme = options.tls === undefined ? 'http' : 'https'
   return {
-    address: options.socket === undefined ? `${scheme}://127.0.0.1:${(server.address() as AddressInfo).port}` : `unix://${options.socket}`,
+    address:
+      options.socket === undefined
+        ? `${scheme}://127.0.0.1:${(server.address() as AddressInfo).port}`
+        : `unix://${options.socket}`,
     seen,
     count: (prefix) => seen.filter((line) => line.startsWith(prefix)).length,
     async [Symbol.asyncDispose]() {

@@ -50,7 +50,10 @@ describeWith(['openbao'], 'secrets of the KV engine', ({ openbao }) => {
       })
       await vault.request('PUT', `${v2}/data/gone`, { body: { data: { a: 'b' } } })
       await vault.request('DELETE', `${v2}/data/gone`)
-      expect(await failure(vault.getSecret(`${v2}/gone`))).toMatchObject({ code: 'VAULT_VERSION_DELETED', context: { version: 1 } })
+      expect(await failure(vault.getSecret(`${v2}/gone`))).toMatchObject({
+        code: 'VAULT_VERSION_DELETED',
+        context: { version: 1 },
+      })
       await vault.request('POST', `${v2}/undelete/gone`, { body: { versions: [1] } })
       expect(await vault.getSecret(`${v2}/gone`)).toEqual({ a: 'b' })
       await vault.request('PUT', `${v2}/destroy/gone`, { body: { versions: [1] } })
@@ -94,10 +97,12 @@ describeWith(['openbao'], 'secrets of the KV engine', ({ openbao }) => {
     })
   })
 
-  it.each(['my key#1?x', 'a&b=c', 'Straße/日本 🔑', "quo'te\"(1)", '%2e%2e/%41'])('with the name %j', async (name) => {
+  it.each(['my key#1?x', 'a&b=c', 'Straße/日本 🔑', 'quo\'te"(1)', '%2e%2e/%41'])('with the name %j', async (name) => {
     for (const mount of [v1, v2]) {
       const body = { name, where: mount }
-      await vault.request('PUT', mount === v1 ? `${mount}/${name}` : `${mount}/data/${name}`, { body: mount === v1 ? body : { data: body } })
+      await vault.request('PUT', mount === v1 ? `${mount}/${name}` : `${mount}/data/${name}`, {
+        body: mount === v1 ? body : { data: body },
+      })
       expect(await vault.getSecret(`${mount}/${name}`)).toEqual(body)
     }
     const [top = ''] = name.split('/')
@@ -148,7 +153,11 @@ describeWith(['openbao'], 'secrets of the KV engine', ({ openbao }) => {
     })
     expect(loaded.value.user).toBe('second')
     expect(loaded.value.password.expose()).toBe('second-password')
-    const missing = loadConfig({ schema, config: { user: 'u', password: `vault:${v2}/none#password` }, resolvers: { vault: vault.resolve } })
+    const missing = loadConfig({
+      schema,
+      config: { user: 'u', password: `vault:${v2}/none#password` },
+      resolvers: { vault: vault.resolve },
+    })
     expect((await failure(missing)).message).toContain('there is nothing at this path')
   })
 
@@ -163,7 +172,9 @@ describeWith(['openbao'], 'secrets of the KV engine', ({ openbao }) => {
     const user = unique('postgres')
     await vault.request('PUT', `${v2}/data/${user}/db`, { body: { data: { user } } })
     await vault.getSecret(`${v2}/${user}/db`)
-    expect((await failure(vault.resolve(`${v2}/${user}/db#password`))).message).toContain(`${v2}/${user}/db has no field "password"`)
+    expect((await failure(vault.resolve(`${v2}/${user}/db#password`))).message).toContain(
+      `${v2}/${user}/db has no field "password"`,
+    )
   })
 
   it('where nothing is mounted, or the path is no secret', async () => {

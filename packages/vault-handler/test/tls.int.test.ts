@@ -32,7 +32,11 @@ describeWith(['openbao'], 'the way to the server', ({ openbao }) => {
   })
   afterAll(() => rm(folder, { recursive: true, force: true }))
 
-  const lookUp = async (address: string, tls: VaultHandlerOptions['tls'], options: Partial<VaultHandlerOptions> = {}): Promise<unknown> => {
+  const lookUp = async (
+    address: string,
+    tls: VaultHandlerOptions['tls'],
+    options: Partial<VaultHandlerOptions> = {},
+  ): Promise<unknown> => {
     await using vault = new VaultHandler({ address, token: openbao.rootToken, tls, retry: { attempts: 1 }, ...options })
     return await vault.request('GET', 'auth/token/lookup-self')
   }
@@ -79,7 +83,10 @@ describeWith(['openbao'], 'the way to the server', ({ openbao }) => {
   it('names a file it cannot use', async () => {
     await using proxy = await recordingProxy(openbao.address, { tls: material(server) })
     const none = join(folder, 'none.pem')
-    expect(await failure(lookUp(proxy.address, { caFile: none }))).toMatchObject({ code: 'VAULT_TLS_FILE', context: { file: none } })
+    expect(await failure(lookUp(proxy.address, { caFile: none }))).toMatchObject({
+      code: 'VAULT_TLS_FILE',
+      context: { file: none },
+    })
     const empty = join(folder, 'empty')
     await mkdir(empty)
     expect(await failure(lookUp(proxy.address, { caDirectory: empty }))).toMatchObject({ code: 'VAULT_TLS_FILE' })
