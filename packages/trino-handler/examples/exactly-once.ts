@@ -1,3 +1,4 @@
+/* oxlint-disable no-console -- it talks to whoever runs it */
 // Writes a batch once, whatever happens to this process: `node exactly-once.ts http://127.0.0.1:8080 test lake`
 import { createSchema, createTable, dropTable, ident, snapshotByQueryId, sql, TrinoHandler } from '@common-handlers/trino-handler'
 

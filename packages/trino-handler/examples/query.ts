@@ -1,3 +1,4 @@
+/* oxlint-disable no-console -- it talks to whoever runs it */
 // Reads from the TPC-H catalog that every Trino can have: `node query.ts http://127.0.0.1:8080 test`
 import { sql, TrinoHandler } from '@common-handlers/trino-handler'
 

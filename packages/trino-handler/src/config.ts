@@ -70,7 +70,10 @@ const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/
 
 /** What fits into an HTTP header as it is. */
 const headerText = (): z.ZodType<string, string> =>
-  z.string().min(1).regex(/^[\x20-\x7e]+$/, 'only printable ASCII characters can stand in a header')
+  z
+    .string()
+    .min(1)
+    .regex(/^[\x20-\x7e]+$/, 'only printable ASCII characters can stand in a header')
 
 /** Strict: an unknown key is an error. */
 export const trinoConfigSchema: z.ZodType<TrinoConfig, TrinoConfigInput> = z

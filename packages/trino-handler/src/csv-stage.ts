@@ -36,7 +36,7 @@ export async function createExternalCsvTable(
     ...(quote === undefined ? [] : [`csv_quote = ${literal(quote)}`]),
     ...(header ? ['skip_header_line_count = 1'] : []),
   ]
-  const names = columns.map((name) => `${ident(name)} varchar`)
+  const names = columns.map((name) => `${ident(name).text} varchar`)
   await trino.execute(`CREATE TABLE ${tableIdent(table)} (${names.join(', ')}) WITH (${properties.join(', ')})`, [], call)
 }
 
@@ -46,4 +46,3 @@ export async function createExternalCsvTable(
 export async function dropTable(trino: TrinoQueries, table: TableName, options?: CallOptions): Promise<void> {
   await trino.execute(`DROP TABLE IF EXISTS ${tableIdent(table)}`, [], options)
 }
-

@@ -96,8 +96,12 @@ const SHIFTED = new Set(['SYNTAX_ERROR', 'INVALID_PARAMETER_USAGE'])
 export function fromServer(error: WireError, queryId: string, shift: number = 0): HandlerError {
   const { errorName, errorCode, errorType } = error
   const said = error.errorLocation ?? undefined
-  const place = said === undefined || !SHIFTED.has(errorName) ? said : { ...said, columnNumber: Math.max(1, said.columnNumber - shift) }
-  const text = (error.message ?? errorName).replace(/^line \d+:\d+: /, place === undefined ? '$&' : `line ${place.lineNumber}:${place.columnNumber}: `)
+  const place =
+    said === undefined || !SHIFTED.has(errorName) ? said : { ...said, columnNumber: Math.max(1, said.columnNumber - shift) }
+  const text = (error.message ?? errorName).replace(
+    /^line \d+:\d+: /,
+    place === undefined ? '$&' : `line ${place.lineNumber}:${place.columnNumber}: `,
+  )
   const [kind, retry] = classify(error)
   const facts: TrinoErrorFacts = {
     queryId,
@@ -121,7 +125,7 @@ export function fromServer(error: WireError, queryId: string, shift: number = 0)
       return new DataError(message, options)
     case 'connection':
       return new ConnectionError(message, options)
-    case 'remote':
+    default:
       return new RemoteError(message, { ...options, serverCode: errorName })
   }
 }
@@ -144,7 +148,9 @@ function causes(failure: WireFailure | null | undefined): string[] {
 
 /** The server is there and not ready: the statement did not begin, and will when it is sent again a little later. */
 export function isNotReady(error: unknown): boolean {
-  return HandlerError.is(error) && error.outcome === 'connection' && error.retry === 'safe' && trinoErrorFacts(error) !== undefined
+  return (
+    HandlerError.is(error) && error.outcome === 'connection' && error.retry === 'safe' && trinoErrorFacts(error) !== undefined
+  )
 }
 
 /** The connection was never made: whatever was to be sent, nothing was. */
@@ -163,11 +169,10 @@ const TLS_CODE = /^(CERT_|ERR_TLS_|ERR_SSL_|UNABLE_TO_|DEPTH_ZERO_|SELF_SIGNED_|
 
 /** An error of the HTTP driver, before any answer or in the middle of one. `target` is the address without secrets. */
 export function fromTransport(cause: unknown, target: string): HandlerError {
-  const { code, message } = cause as { readonly code?: unknown; readonly message?: unknown }
   // Several addresses of one name were tried: an AggregateError, whose own message is empty.
-  const inner = cause instanceof AggregateError ? (cause.errors[0] as { code?: unknown; message?: unknown } | undefined) : undefined
-  const name = String(code ?? inner?.code ?? '')
-  const why = String(message || inner?.message || name)
+  const error = (cause instanceof AggregateError ? cause.errors[0] : cause) as NodeJS.ErrnoException
+  const name = error.code ?? ''
+  const why = error.message
   if (TLS_CODE.test(name)) {
     return new ConnectionError(`the certificate of ${target} is not trusted: ${why}`, {
       code: 'TRINO_TLS',
@@ -194,7 +199,11 @@ export function fromTransport(cause: unknown, target: string): HandlerError {
 
 /** An answer with a status other than 200. `body` is shortened: it is a page of HTML as often as a sentence. */
 export function fromStatus(status: number, body: string, target: string, retryAfterMs: number | undefined): HandlerError {
-  const said = body.replace(/<[^>]*>/g, ' ').replace(/\s+/g, ' ').trim().slice(0, 300)
+  const said = body
+    .replace(/<[^>]*>/g, ' ')
+    .replace(/\s+/g, ' ')
+    .trim()
+    .slice(0, 300)
   const message = `Trino at ${target} answered ${status}${said === '' ? '' : `: ${said}`}`
   const context = { target, status }
   switch (status) {

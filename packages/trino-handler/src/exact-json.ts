@@ -18,7 +18,7 @@ export function parseExact(text: string): unknown {
 function quoteLongIntegers(text: string): string {
   let out = ''
   let copied = 0
-  for (let position = 0; position < text.length; ) {
+  for (let position = 0; position < text.length;) {
     let quote = text.indexOf('"', position)
     if (quote === -1) quote = text.length
     if (quote - position >= SHORTEST) {

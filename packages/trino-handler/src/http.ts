@@ -59,7 +59,12 @@ export class TrinoHttp {
     }
     if (expected.includes(reply.status)) return reply
     const retryAfter = reply.headers['retry-after']
-    throw fromStatus(reply.status, reply.text, this.target, parseRetryAfter(Array.isArray(retryAfter) ? retryAfter[0] : retryAfter))
+    throw fromStatus(
+      reply.status,
+      reply.text,
+      this.target,
+      parseRetryAfter(Array.isArray(retryAfter) ? retryAfter[0] : retryAfter),
+    )
   }
 
   /**

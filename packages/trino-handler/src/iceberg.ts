@@ -10,13 +10,14 @@ export interface TableName {
   readonly table: string
 }
 
+/** The part of a result that is read here. */
+export interface RowsOf<Row> {
+  readonly rows: readonly Row[]
+}
+
 /** What the functions here need of a {@link TrinoHandler}. */
 export interface TrinoQueries {
-  query<Row extends object>(
-    statement: string,
-    params?: readonly TrinoParameter[],
-    options?: CallOptions,
-  ): Promise<{ readonly rows: Row[] }>
+  query<Row extends object>(statement: string, params?: readonly TrinoParameter[], options?: CallOptions): Promise<RowsOf<Row>>
   execute(statement: string, params?: readonly TrinoParameter[], options?: CallOptions): Promise<{ readonly queryId: string }>
 }
 
@@ -72,7 +73,7 @@ export async function createSchema(
 ): Promise<void> {
   const { location, ...call } = options
   const where = location === undefined ? '' : ` WITH (location = ${literal(location)})`
-  await trino.execute(`CREATE SCHEMA IF NOT EXISTS ${ident(catalog, schema)}${where}`, [], call)
+  await trino.execute(`CREATE SCHEMA IF NOT EXISTS ${ident(catalog, schema).text}${where}`, [], call)
 }
 
 /** Makes an Iceberg table. */
@@ -85,7 +86,7 @@ export async function createTable(
   const { partitioning = [], sortedBy = [], format, location, comment, ifNotExists = true, ...call } = options
   const definitions = columns.map(
     ({ name, type, nullable = true, comment: note }) =>
-      `${ident(name)} ${checkedType(type)}${nullable ? '' : ' NOT NULL'}${note === undefined ? '' : ` COMMENT ${literal(note)}`}`,
+      `${ident(name).text} ${checkedType(type)}${nullable ? '' : ' NOT NULL'}${note === undefined ? '' : ` COMMENT ${literal(note)}`}`,
   )
   const properties = [
     ...(format === undefined ? [] : [`format = ${literal(format)}`]),
@@ -113,7 +114,7 @@ export async function tableColumns(
   )
   if (described === undefined) return undefined
   const { rows } = await trino.query<{ column_name: string; is_nullable: string }>(
-    `SELECT column_name, is_nullable FROM ${ident(table.catalog, 'information_schema', 'columns')} WHERE table_schema = ? AND table_name = ?`,
+    `SELECT column_name, is_nullable FROM ${ident(table.catalog, 'information_schema', 'columns').text} WHERE table_schema = ? AND table_name = ?`,
     [table.schema.toLowerCase(), table.table.toLowerCase()],
     options,
   )

@@ -9,6 +9,7 @@ export {
   currentSnapshot,
   type IcebergSnapshot,
   oldestSnapshotAt,
+  type RowsOf,
   snapshotByQueryId,
   tableColumns,
   tableIdent,

@@ -61,7 +61,9 @@ export function literal(value: TrinoParameter): string {
   if (value instanceof Uint8Array) return `X'${Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString('hex')}'`
   if (isArray(value)) return `ARRAY[${value.map(literal).join(', ')}]`
   if (value instanceof Map) return `MAP(${literal([...value.keys()])}, ${literal([...value.values()])})`
-  throw notExpressible(`a parameter is ${value === undefined ? 'undefined; use null' : `of a kind that has no Trino type: ${typeof value}`}`)
+  throw notExpressible(
+    `a parameter is ${value === undefined ? 'undefined; use null' : `of a kind that has no Trino type: ${typeof value}`}`,
+  )
 }
 
 /** Array.isArray, for a readonly array type too. */

@@ -69,9 +69,9 @@ export function parseReply(text: string): WireReply | undefined {
 
 export function statsOf(wire: Readonly<Record<string, unknown>> = {}): TrinoStats {
   const count = (name: string): number => Number(wire[name] ?? 0)
-  const percentage = wire['progressPercentage']
+  const { state, progressPercentage: percentage } = wire
   return {
-    state: String(wire['state'] ?? 'UNKNOWN'),
+    state: typeof state === 'string' ? state : 'UNKNOWN',
     nodes: count('nodes'),
     totalSplits: count('totalSplits'),
     queuedSplits: count('queuedSplits'),

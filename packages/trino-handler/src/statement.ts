@@ -45,11 +45,14 @@ export async function submit(
   const { http, logger } = context
   let answer: HttpReply
   try {
-    answer = await retry(() => http.send({ method: 'POST', uri: '/v1/statement', headers, body: text, signal, expected: [200] }), {
-      policy: context.retry,
-      signal,
-      onRetry: (error, next) => logger.warn({ code: error.code, ...next }, 'submitting a statement again'),
-    })
+    answer = await retry(
+      () => http.send({ method: 'POST', uri: '/v1/statement', headers, body: text, signal, expected: [200] }),
+      {
+        policy: context.retry,
+        signal,
+        onRetry: (error, next) => logger.warn({ code: error.code, ...next }, 'submitting a statement again'),
+      },
+    )
   } catch (error) {
     throw HandlerError.is(error) && error.retry === 'if-idempotent' ? withVerdict(error, 'safe') : error
   }
@@ -87,7 +90,10 @@ export class Statement {
    */
   async *pages(signal: AbortSignal, onProgress?: (stats: TrinoStats) => void): AsyncGenerator<Page, void, undefined> {
     if (this.#followed) {
-      throw new ConfigError('a submitted statement can be followed once', { code: 'TRINO_ALREADY_FOLLOWED', context: { queryId: this.queryId } })
+      throw new ConfigError('a submitted statement can be followed once', {
+        code: 'TRINO_ALREADY_FOLLOWED',
+        context: { queryId: this.queryId },
+      })
     }
     this.#followed = true
     const left = new AbortController()
@@ -141,9 +147,9 @@ export class Statement {
   /** Asks for the next answer. Asking again is harmless: the server keeps the answer until the one after it is asked for. */
   async #get(uri: string, signal: AbortSignal): Promise<WireReply> {
     const { http, logger } = this.#context
-    let answer: HttpReply | WireReply
+    let found: HttpReply | WireReply
     try {
-      answer = await retry(
+      found = await retry(
         async () => {
           const answer = await http.send({ method: 'GET', uri, signal, expected: [200, 404, 410] })
           if (answer.status !== 200) return answer
@@ -156,15 +162,16 @@ export class Statement {
           policy: this.#context.retry,
           signal,
           idempotent: true,
-          onRetry: (error, next) => logger.warn({ queryId: this.queryId, code: error.code, ...next }, 'asking for the next page again'),
+          onRetry: (error, next) =>
+            logger.warn({ queryId: this.queryId, code: error.code, ...next }, 'asking for the next page again'),
         },
       )
     } catch (error) {
       // The statement may be running all the same: nobody may take it for untouched.
       throw HandlerError.is(error) && error.retry === 'safe' ? withVerdict(error, 'if-idempotent', this.queryId) : error
     }
-    if ('id' in answer) return answer
-    throw queryLost(this.queryId, answer.status)
+    if ('id' in found) return found
+    throw queryLost(this.queryId, found.status)
   }
 }
 

@@ -20,7 +20,7 @@ import { isNotReady, notTheProtocol } from './errors.ts'
 import { sessionHeaders, TrinoHttp } from './http.ts'
 import type { TrinoParameter } from './literal.ts'
 import type { TrinoStats } from './protocol.ts'
-import { ident, render, type SqlStatement } from './sql.ts'
+import { ident, render, sql, type SqlStatement } from './sql.ts'
 import { type Page, type Statement, type StatementContext, type StatementHandle, submit } from './statement.ts'
 import { objectMaker, type TrinoColumn, type TrinoValue } from './values.ts'
 
@@ -225,7 +225,9 @@ export class TrinoHandler implements Closable {
     options?: CallOptions,
   ): Promise<SubmittedStatement> {
     const rendered = render(statement, params)
-    const submitted = await this.#call('submitting a statement', options, (signal) => submit(this.#context, rendered, this.#headers, signal))
+    const submitted = await this.#call('submitting a statement', options, (signal) =>
+      submit(this.#context, rendered, this.#headers, signal),
+    )
     return {
       queryId: submitted.queryId,
       handle: { queryId: submitted.queryId, nextUri: submitted.nextUri },
@@ -250,9 +252,13 @@ export class TrinoHandler implements Closable {
     return this.#call('cancelling a query', options, async (signal) => {
       if (typeof query !== 'string') {
         // Must not fail in silence here: the caller takes the statement for dead afterwards.
-        await this.#repeat(signal, () => this.#context.http.send({ method: 'DELETE', uri: query.nextUri, signal, expected: CANCEL_ANSWERS }))
+        await this.#repeat(signal, () =>
+          this.#context.http.send({ method: 'DELETE', uri: query.nextUri, signal, expected: CANCEL_ANSWERS }),
+        )
       }
-      await this.#repeat(signal, () => this.#context.http.send({ method: 'DELETE', uri: queryPath(queryId), signal, expected: CANCEL_ANSWERS }))
+      await this.#repeat(signal, () =>
+        this.#context.http.send({ method: 'DELETE', uri: queryPath(queryId), signal, expected: CANCEL_ANSWERS }),
+      )
       for (;;) {
         const state = await this.#queryState(queryId, signal)
         if (state !== 'queued' && state !== 'running') return state
@@ -323,7 +329,8 @@ export class TrinoHandler implements Closable {
         {
           policy: this.#config.retry,
           signal,
-          onRetry: (error, next) => logger.warn({ code: error.code, ...next }, 'the server is not ready, running the statement again'),
+          onRetry: (error, next) =>
+            logger.warn({ code: error.code, ...next }, 'the server is not ready, running the statement again'),
         },
       )
       if ('error' in done) throw done.error
@@ -356,14 +363,17 @@ export class TrinoHandler implements Closable {
     const convert = rowConverter(options.rowMode ?? 'objects')
     const limitMs = options.timeoutMs ?? this.#config.timeoutMs
     const timeout = new AbortController()
-    const timer = setTimeout(() => {
-      const error = new OperationTimeoutError(`a streamed statement took longer than ${limitMs} ms`, {
-        code: 'TRINO_TIMEOUT',
-        retry: 'if-idempotent',
-        context: { timeoutMs: limitMs },
-      })
-      timeout.abort(error)
-    }, Math.min(limitMs, 2 ** 31 - 1))
+    const timer = setTimeout(
+      () => {
+        const error = new OperationTimeoutError(`a streamed statement took longer than ${limitMs} ms`, {
+          code: 'TRINO_TIMEOUT',
+          retry: 'if-idempotent',
+          context: { timeoutMs: limitMs },
+        })
+        timeout.abort(error)
+      },
+      Math.min(limitMs, 2 ** 31 - 1),
+    )
     const release = this.#lifecycle.hold()
     const signals = [timeout.signal, this.#lifecycle.signal, ...(options.signal === undefined ? [] : [options.signal])]
     const signal = AbortSignal.any(signals)
@@ -387,7 +397,7 @@ export class TrinoHandler implements Closable {
   async #serverInfo(signal: AbortSignal): Promise<string> {
     const { http } = this.#context
     const answer = await this.#repeat(signal, () => http.send({ method: 'GET', uri: '/v1/info', signal, expected: [200] }))
-    const info = parseObject(answer.text) as { nodeVersion?: { version?: string }; starting?: boolean } | undefined
+    const info = parseObject<{ nodeVersion?: { version?: string }; starting?: boolean }>(answer.text)
     const version = info?.nodeVersion?.version
     if (version === undefined) throw notTheProtocol(http.target, answer.text)
     return `Trino ${version}${info?.starting === true ? ', starting' : ''}`
@@ -399,14 +409,17 @@ export class TrinoHandler implements Closable {
       http.send({ method: 'GET', uri: `${queryPath(queryId)}?pruned=true`, signal, expected: [200, 404, 410] }),
     )
     if (answer.status !== 200) return 'unknown'
-    const state = (parseObject(answer.text) as { state?: unknown } | undefined)?.state
+    const state = parseObject<{ state?: unknown }>(answer.text)?.state
     if (typeof state !== 'string') throw notTheProtocol(http.target, answer.text)
     return states[state] ?? 'running'
   }
 
   async #findCatalog(catalog: string, signal: AbortSignal): Promise<string> {
-    const sql = 'SELECT connector_name FROM system.metadata.catalogs WHERE catalog_name = ?'
-    const { rows } = await this.query<{ connector_name: string }>(sql, [catalog.toLowerCase()], { signal })
+    const { rows } = await this.query<{ connector_name: string }>(
+      'SELECT connector_name FROM system.metadata.catalogs WHERE catalog_name = ?',
+      [catalog.toLowerCase()],
+      { signal },
+    )
     const found = rows[0]
     if (found === undefined) {
       throw new NotFoundError(`catalog ${catalog} is not there, or ${this.#config.user} may not see it`, {
@@ -419,7 +432,7 @@ export class TrinoHandler implements Closable {
 
   async #tryStaging(staging: { catalog: string; schema: string; location: string }, signal: AbortSignal): Promise<string> {
     const { catalog, schema, location } = staging
-    await this.execute(`CREATE SCHEMA IF NOT EXISTS ${ident(catalog, schema)}`, [], { signal })
+    await this.execute(sql`CREATE SCHEMA IF NOT EXISTS ${ident(catalog, schema)}`, [], { signal })
     const table = { catalog, schema, table: `check_${crypto.randomUUID().replaceAll('-', '')}` }
     await createExternalCsvTable(this, table, ['checked'], location, { signal })
     await dropTable(this, table, { signal })
@@ -436,9 +449,10 @@ function progressOf(statement: Statement, { onProgress }: StatementOptions): ((s
   return onProgress === undefined ? undefined : (stats) => onProgress({ ...stats, queryId: statement.queryId })
 }
 
-function parseObject(text: string): object | undefined {
+/** A JSON object whose fields may be there; undefined for anything else. */
+function parseObject<Fields extends object>(text: string): Partial<Fields> | undefined {
   try {
-    const value: unknown = JSON.parse(text)
+    const value = JSON.parse(text) as Partial<Fields> | null
     return typeof value === 'object' && value !== null ? value : undefined
   } catch {
     return undefined

@@ -6,7 +6,7 @@ import { TrinoHandler, type TrinoOptions } from '../src/index.ts'
 const good: TrinoOptions = { url: 'https://trino.example.com:8443', user: 'ingest' }
 const refused = (options: object): string => {
   try {
-    new TrinoHandler(options as TrinoOptions)
+    void new TrinoHandler(options as TrinoOptions)
   } catch (error) {
     expect(error).toBeInstanceOf(ConfigError)
     expect(error).toMatchObject({ code: 'TRINO_CONFIG_INVALID', retry: 'never' })

@@ -68,7 +68,9 @@ describe('errors of a statement', () => {
     const shifted = fromServer(wire('SYNTAX_ERROR', 'USER_ERROR', { errorLocation }), 'q1', 19)
     expect(trinoErrorFacts(shifted)).toMatchObject({ line: 2, column: 7 })
     expect(shifted.message).toContain('line 2:7: it went wrong')
-    expect(trinoErrorFacts(fromServer(wire('TABLE_NOT_FOUND', 'USER_ERROR', { errorLocation }), 'q1', 19))).toMatchObject({ column: 26 })
+    expect(trinoErrorFacts(fromServer(wire('TABLE_NOT_FOUND', 'USER_ERROR', { errorLocation }), 'q1', 19))).toMatchObject({
+      column: 26,
+    })
   })
 })
 
@@ -85,7 +87,11 @@ describe('errors of the connection', () => {
     ['ERR_TLS_CERT_ALTNAME_INVALID', 'TRINO_TLS', 'never'],
     ['CERT_HAS_EXPIRED', 'TRINO_TLS', 'never'],
   ])('%s is %s, retry %s', (driverCode, code, retry) => {
-    expect(fromTransport(Object.assign(new Error('x'), { code: driverCode }), 'http://t')).toMatchObject({ code, retry, outcome: 'connection' })
+    expect(fromTransport(Object.assign(new Error('x'), { code: driverCode }), 'http://t')).toMatchObject({
+      code,
+      retry,
+      outcome: 'connection',
+    })
   })
 
   it('looks into the tries of a name with several addresses', () => {
@@ -107,6 +113,6 @@ describe('errors of the connection', () => {
     const error = fromStatus(status, '<h1>no</h1>', 'http://t', 1500)
     expect(HandlerError.is(error)).toBe(true)
     expect(error).toMatchObject({ outcome, code, retry })
-    if (retry === 'safe') expect(error.retryAfterMs).toBe(1500)
+    expect(error.retryAfterMs).toBe(retry === 'safe' ? 1500 : undefined)
   })
 })

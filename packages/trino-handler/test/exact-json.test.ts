@@ -11,7 +11,13 @@ describe('parseExact', () => {
   })
 
   it('leaves doubles alone, whatever their digits', () => {
-    for (const number of ['1234567890123456.5', '0.12345678901234567', '1.2345678901234567E300', '1234567890123456789E2', '-0.0']) {
+    for (const number of [
+      '1234567890123456.5',
+      '0.12345678901234567',
+      '1.2345678901234567E300',
+      '1234567890123456789E2',
+      '-0.0',
+    ]) {
       expect(parseExact(`[1234567890123456789,${number}]`)).toEqual(['1234567890123456789', Number(number)])
     }
   })

@@ -10,19 +10,19 @@ export type Answer = (response: ServerResponse, request: IncomingMessage) => voi
  * in the middle of an answer, silence). Everything else is tested on the real one.
  */
 export class FaultServer implements AsyncDisposable {
-  readonly requests: { readonly method: string; readonly path: string; readonly body: string; readonly headers: IncomingMessage['headers'] }[] = []
+  readonly requests: {
+    readonly method: string
+    readonly path: string
+    readonly body: string
+    readonly headers: IncomingMessage['headers']
+  }[] = []
   readonly #server: Server
   readonly #script: Answer[]
 
   private constructor(script: Answer[]) {
     this.#script = script
-    this.#server = createServer(async (request, response) => {
-      const body = await text(request)
-      const { method = '', url = '', headers } = request
-      this.requests.push({ method, path: url, body, headers })
-      if (method === 'DELETE') return void response.writeHead(204).end()
-      const answer = this.#script.shift() ?? status(500, 'the script is at its end')
-      return answer(response, request)
+    this.#server = createServer((request, response) => {
+      void this.#answer(request, response)
     })
   }
 
@@ -30,6 +30,14 @@ export class FaultServer implements AsyncDisposable {
     const server = new FaultServer(script)
     await new Promise<void>((resolve) => server.#server.listen(0, '127.0.0.1', resolve))
     return server
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const body = await text(request)
+    const { method = '', url = '', headers } = request
+    this.requests.push({ method, path: url, body, headers })
+    const next: Answer = method === 'DELETE' ? status(204) : (this.#script.shift() ?? status(500, 'the script is at its end'))
+    next(response, request)
   }
 
   get url(): string {
@@ -58,9 +66,15 @@ export const status =
 export const page =
   (next: string | undefined, rows?: readonly (readonly string[])[], more: object = {}): Answer =>
   (response, request) => {
-    const data = rows === undefined ? '' : `,"columns":${JSON.stringify(columns)},"data":[${rows.map((row) => `[${row.join(',')}]`).join(',')}]`
+    const data =
+      rows === undefined
+        ? ''
+        : `,"columns":${JSON.stringify(columns)},"data":[${rows.map((row) => `[${row.join(',')}]`).join(',')}]`
     const rest = JSON.stringify({ id: 'q1', stats: { state: next === undefined ? 'FINISHED' : 'RUNNING' }, ...more }).slice(0, -1)
-    const nextUri = next === undefined ? '' : `,"nextUri":${JSON.stringify(next.startsWith('http') ? next : `http://${request.headers.host}${next}`)}`
+    const nextUri =
+      next === undefined
+        ? ''
+        : `,"nextUri":${JSON.stringify(next.startsWith('http') ? next : `http://${request.headers.host}${next}`)}`
     response.writeHead(200, { 'content-type': 'application/json' }).end(`${rest}${nextUri}${data}}`)
   }
 

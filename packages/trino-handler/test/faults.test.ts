@@ -26,11 +26,24 @@ describe('TrinoHandler against a scripted HTTP server', () => {
 
   it('says that nothing was sent when nobody listens', async () => {
     await using trino = handler(nobody)
-    await expect(trino.query('SELECT 1')).rejects.toMatchObject({ code: 'TRINO_UNREACHABLE', retry: 'safe', outcome: 'connection' })
+    await expect(trino.query('SELECT 1')).rejects.toMatchObject({
+      code: 'TRINO_UNREACHABLE',
+      retry: 'safe',
+      outcome: 'connection',
+    })
   })
 
   it('asks again for a page after 502, 503, 429, a cut and half an answer, and loses no row', async () => {
-    const script = [status(502), status(503), status(429, '', { 'retry-after': '0' }), page('/b', [['1']]), cut, cutMidway, cutMidway, page(undefined, [['2']])]
+    const script = [
+      status(502),
+      status(503),
+      status(429, '', { 'retry-after': '0' }),
+      page('/b', [['1']]),
+      cut,
+      cutMidway,
+      cutMidway,
+      page(undefined, [['2']]),
+    ]
     await using server = await FaultServer.playing(page('/a'), ...script)
     await using trino = handler(server)
     expect((await trino.query('SELECT n FROM t')).rows).toEqual([{ n: 1n }, { n: 2n }])
@@ -53,8 +66,15 @@ describe('TrinoHandler against a scripted HTTP server', () => {
   })
 
   it('runs a statement again while the server says that it is starting', async () => {
-    const starting = { error: { message: 'starting', errorCode: 65_551, errorName: 'SERVER_STARTING_UP', errorType: 'INTERNAL_ERROR' } }
-    await using server = await FaultServer.playing(page(undefined, undefined, starting), page('/a'), page(undefined, undefined, starting), page(undefined, [['7']]))
+    const starting = {
+      error: { message: 'starting', errorCode: 65_551, errorName: 'SERVER_STARTING_UP', errorType: 'INTERNAL_ERROR' },
+    }
+    await using server = await FaultServer.playing(
+      page(undefined, undefined, starting),
+      page('/a'),
+      page(undefined, undefined, starting),
+      page(undefined, [['7']]),
+    )
     await using trino = handler(server)
     expect((await trino.query('SELECT 7')).rows).toEqual([{ n: 7n }])
   })
@@ -70,7 +90,10 @@ describe('TrinoHandler against a scripted HTTP server', () => {
     for (const code of [404, 410]) {
       await using server = await FaultServer.playing(page('/a'), status(code))
       await using trino = handler(server)
-      await expect(trino.execute('INSERT INTO t VALUES 1')).rejects.toMatchObject({ code: 'TRINO_QUERY_LOST', retry: 'if-idempotent' })
+      await expect(trino.execute('INSERT INTO t VALUES 1')).rejects.toMatchObject({
+        code: 'TRINO_QUERY_LOST',
+        retry: 'if-idempotent',
+      })
       expect(server.log).toEqual(['POST /v1/statement', 'GET /a'])
     }
   })
@@ -96,7 +119,10 @@ describe('TrinoHandler against a scripted HTTP server', () => {
   it('ends a statement whose server is silent, and cancels it', async () => {
     await using server = await FaultServer.playing(page('/a'), silence)
     await using trino = handler(server)
-    await expect(trino.query('SELECT 1', [], { timeoutMs: 50 })).rejects.toMatchObject({ code: 'TRINO_TIMEOUT', outcome: 'timeout' })
+    await expect(trino.query('SELECT 1', [], { timeoutMs: 50 })).rejects.toMatchObject({
+      code: 'TRINO_TIMEOUT',
+      outcome: 'timeout',
+    })
     expect(server.log).toEqual(['POST /v1/statement', 'GET /a', 'DELETE /a'])
   })
 
@@ -130,7 +156,12 @@ describe('TrinoHandler against a scripted HTTP server', () => {
   })
 
   it('asks for one page ahead and no more', async () => {
-    await using server = await FaultServer.playing(page('/a', [['1']]), page('/b', [['2']]), page('/c', [['3']]), page(undefined, [['4']]))
+    await using server = await FaultServer.playing(
+      page('/a', [['1']]),
+      page('/b', [['2']]),
+      page('/c', [['3']]),
+      page(undefined, [['4']]),
+    )
     await using trino = handler(server)
     const stream = trino.stream('SELECT n FROM t')
     await stream.next()
@@ -165,7 +196,14 @@ describe('TrinoHandler against a scripted HTTP server', () => {
   it('sends who, where and how', async () => {
     await using server = await FaultServer.playing(page(undefined, [['1']]))
     const sessionProperties = { query_max_run_time: '10m', 'lake.a': 'x, y=ü' }
-    await using trino = handler(server, { token: 'a.jwt.token', catalog: 'lake', schema: 'app', sessionProperties, clientTags: ['a', 'b'], timeZone: 'Europe/Berlin' })
+    await using trino = handler(server, {
+      token: 'a.jwt.token',
+      catalog: 'lake',
+      schema: 'app',
+      sessionProperties,
+      clientTags: ['a', 'b'],
+      timeZone: 'Europe/Berlin',
+    })
     await trino.query('SELECT 1')
     expect(server.requests[0]?.headers).toMatchObject({
       authorization: 'Bearer a.jwt.token',

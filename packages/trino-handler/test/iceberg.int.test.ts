@@ -23,19 +23,26 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
   const schema = `iceberg_${crypto.randomUUID().slice(0, 8)}`
   const table: TableName = { catalog, schema, table: 'audit_log' }
   const name = tableIdent(table)
-  const numbers = (from: number, to: number): string => `(SELECT CAST(n AS bigint) AS id, 'v' AS v FROM UNNEST(sequence(${from}, ${to})) AS t(n))`
-  const insert = (from: number, to: number): Promise<ExecuteResult> => trino.execute(`INSERT INTO ${name} SELECT * FROM ${numbers(from, to)}`)
-  const count = async (): Promise<bigint | undefined> => (await trino.query<{ n: bigint }>(`SELECT count(*) AS n FROM ${name}`)).rows[0]?.n
-  const found = async ({ queryId }: { readonly queryId: string }): Promise<IcebergSnapshot | undefined> => snapshotByQueryId(trino, table, queryId)
+  const numbers = (from: number, to: number): string =>
+    `(SELECT CAST(n AS bigint) AS id, 'v' AS v FROM UNNEST(sequence(${from}, ${to})) AS t(n))`
+  const insert = (from: number, to: number): Promise<ExecuteResult> =>
+    trino.execute(`INSERT INTO ${name} SELECT * FROM ${numbers(from, to)}`)
+  const count = async (): Promise<bigint | undefined> =>
+    (await trino.query<{ n: bigint }>(`SELECT count(*) AS n FROM ${name}`)).rows[0]?.n
+  const found = async ({ queryId }: { readonly queryId: string }): Promise<IcebergSnapshot | undefined> =>
+    snapshotByQueryId(trino, table, queryId)
   const fresh = async (): Promise<void> => {
     await dropTable(trino, table)
-    await createTable(trino, table, [{ name: 'id', type: 'bigint', nullable: false }, { name: 'v', type: 'varchar' }])
+    await createTable(trino, table, [
+      { name: 'id', type: 'bigint', nullable: false },
+      { name: 'v', type: 'varchar' },
+    ])
   }
 
   beforeAll(() => createSchema(trino, table))
   afterAll(async () => {
-    await trino.execute(`DROP SCHEMA IF EXISTS ${ident(catalog, schema)} CASCADE`)
-    await trino.execute(`DROP SCHEMA IF EXISTS ${ident(stagingCatalog, schema)} CASCADE`)
+    await trino.execute(sql`DROP SCHEMA IF EXISTS ${ident(catalog, schema)} CASCADE`)
+    await trino.execute(sql`DROP SCHEMA IF EXISTS ${ident(stagingCatalog, schema)} CASCADE`)
     await trino.close()
   })
 
@@ -47,7 +54,12 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
       { name: `am"ou'nt`, type: 'decimal(38,10)' },
       { name: 'who', type: 'uuid' },
     ]
-    await createTable(trino, described, columns, { partitioning: ['bucket(id, 4)'], sortedBy: ['id DESC NULLS LAST'], format: 'PARQUET', comment: "it's" })
+    await createTable(trino, described, columns, {
+      partitioning: ['bucket(id, 4)'],
+      sortedBy: ['id DESC NULLS LAST'],
+      format: 'PARQUET',
+      comment: "it's",
+    })
     await createTable(trino, described, [{ name: 'other', type: 'varchar' }])
     expect(await tableColumns(trino, described)).toEqual([
       { name: 'id', type: 'bigint', nullable: false },
@@ -56,11 +68,19 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
       { name: 'who', type: 'uuid', nullable: true },
     ])
     const { rows } = await trino.query<{ 'Create Table': string }>(`SHOW CREATE TABLE ${tableIdent(described)}`)
-    for (const part of ["COMMENT 'it''s'", "ARRAY['bucket(id, 4)']", "ARRAY['id DESC NULLS LAST']", "format = 'PARQUET'", "COMMENT 'the row''s id'"]) {
+    for (const part of [
+      "COMMENT 'it''s'",
+      "ARRAY['bucket(id, 4)']",
+      "ARRAY['id DESC NULLS LAST']",
+      "format = 'PARQUET'",
+      "COMMENT 'the row''s id'",
+    ]) {
       expect(rows[0]?.['Create Table']).toContain(part)
     }
     await expect(createTable(trino, described, columns, { ifNotExists: false })).rejects.toMatchObject({ outcome: 'conflict' })
-    await expect(createTable(trino, { ...described, table: 'x' }, [{ name: 'a', type: 'bigint) --' }])).rejects.toMatchObject({ outcome: 'data' })
+    await expect(createTable(trino, { ...described, table: 'x' }, [{ name: 'a', type: 'bigint) --' }])).rejects.toMatchObject({
+      outcome: 'data',
+    })
     await dropTable(trino, described)
     await dropTable(trino, described)
   })
@@ -82,7 +102,9 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
     const oldest = await oldestSnapshotAt(trino, table)
     expect(Number(oldest)).toBeLessThan(Number(snapshot?.committedAt))
     // The id is exact: the server finds the snapshot by it.
-    const { rows } = await trino.query(sql`SELECT count(*) AS n FROM ${ident(catalog, schema, 'audit_log$snapshots')} WHERE snapshot_id = ${snapshot?.snapshotId ?? null}`)
+    const { rows } = await trino.query(
+      sql`SELECT count(*) AS n FROM ${ident(catalog, schema, 'audit_log$snapshots')} WHERE snapshot_id = ${snapshot?.snapshotId ?? null}`,
+    )
     expect(rows).toEqual([{ n: 1n }])
     expect(await snapshotByQueryId(trino, table, '20200101_000000_00000_abcde')).toBeUndefined()
   })
@@ -92,7 +114,9 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
     await insert(1, 3)
     const before = await currentSnapshot(trino, table)
     const empty = await trino.execute(`INSERT INTO ${name} SELECT * FROM ${numbers(1, 3)} WHERE id > 100`)
-    const replay = await trino.execute(`MERGE INTO ${name} t USING ${numbers(1, 3)} s ON t.id = s.id WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.v)`)
+    const replay = await trino.execute(
+      `MERGE INTO ${name} t USING ${numbers(1, 3)} s ON t.id = s.id WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.v)`,
+    )
     expect([empty.updateCount, replay.updateCount]).toEqual([0, 0])
     expect([await found(empty), await found(replay)]).toEqual([undefined, undefined])
     expect(await currentSnapshot(trino, table)).toEqual(before)
@@ -116,12 +140,10 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
     const merge = `MERGE INTO ${name} t USING ${numbers(1, 2_000)} s ON t.id = s.id WHEN MATCHED THEN UPDATE SET v = 'x' WHEN NOT MATCHED THEN INSERT VALUES (s.id, s.v)`
     const outcomes = await Promise.allSettled([1, 2, 3].map(() => trino.execute(merge)))
     expect(await count()).toBe(2_000n)
-    for (const outcome of outcomes) {
-      if (outcome.status === 'rejected') {
-        expect(outcome.reason).toMatchObject({ code: 'TRINO_ICEBERG_COMMIT_ERROR', outcome: 'conflict', retry: 'safe' })
-      }
-    }
-    expect(outcomes.some((outcome) => outcome.status === 'fulfilled')).toBe(true)
+    const lost = outcomes.filter((outcome) => outcome.status === 'rejected').map((outcome): unknown => outcome.reason)
+    expect(lost.length).toBeLessThan(outcomes.length)
+    const conflict: object = { code: 'TRINO_ICEBERG_COMMIT_ERROR', outcome: 'conflict', retry: 'safe' }
+    expect(lost).toMatchObject(lost.map(() => conflict))
   })
 
   describe('CREATE OR REPLACE TABLE … AS', () => {
@@ -137,7 +159,10 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
       expect(rows).toEqual([{ n: 10n }])
       expect(await found({ queryId: old?.queryId ?? '' })).toEqual(old)
       // The new table has the columns of the query: NOT NULL is gone.
-      expect(await tableColumns(trino, table)).toEqual([{ name: 'id', type: 'bigint', nullable: true }, { name: 'v', type: 'varchar', nullable: true }])
+      expect(await tableColumns(trino, table)).toEqual([
+        { name: 'id', type: 'bigint', nullable: true },
+        { name: 'v', type: 'varchar', nullable: true },
+      ])
     })
 
     it('leaves its snapshot even when it writes no row', async () => {
@@ -170,7 +195,10 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
 
   it('refuses a NULL where there must be none', async () => {
     await fresh()
-    await expect(trino.execute(`INSERT INTO ${name} VALUES (NULL, 'v')`)).rejects.toMatchObject({ code: 'TRINO_CONSTRAINT_VIOLATION', outcome: 'data' })
+    await expect(trino.execute(`INSERT INTO ${name} VALUES (NULL, 'v')`)).rejects.toMatchObject({
+      code: 'TRINO_CONSTRAINT_VIOLATION',
+      outcome: 'data',
+    })
   })
 
   it('reads CSV files in place, and leaves them when the table is dropped', async () => {
@@ -179,7 +207,9 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
     const location = `s3://${s3.bucket}/${schema}/run=1/`
     const written: TableName = { catalog: stagingCatalog, schema, table: 'written' }
     const lines = String.raw`VALUES ('id,text'), ('1,"a, b"'), ('2,\N'), ('3,"back\slash ""quoted"""'), ('4,')`
-    await trino.execute(`CREATE TABLE ${tableIdent(written)} (line varchar) WITH (format = 'TEXTFILE', external_location = '${location}', textfile_field_separator = U&'\\0003')`)
+    await trino.execute(
+      `CREATE TABLE ${tableIdent(written)} (line varchar) WITH (format = 'TEXTFILE', external_location = '${location}', textfile_field_separator = U&'\\0003')`,
+    )
     await trino.execute(`INSERT INTO ${tableIdent(written)} SELECT * FROM (${lines}) AS t(line)`)
     const stage: TableName = { catalog: stagingCatalog, schema, table: 'run_1' }
     for (const header of [true, false]) {

@@ -1,3 +1,4 @@
+/* oxlint-disable no-console -- it talks to whoever runs it */
 import { TrinoHandler } from '../src/index.ts'
 
 // Run by statements.int.test.ts in a process with a heap of 64 MB; the rows take more than 600.

@@ -1,6 +1,6 @@
 import { describeWith, startTrino } from '@common-handlers/testkit'
 import { expect, it } from 'vitest'
-import { currentSnapshot, ident, snapshotByQueryId, tableIdent, type TableName, TrinoHandler } from '../src/index.ts'
+import { currentSnapshot, ident, snapshotByQueryId, sql, tableIdent, type TableName, TrinoHandler } from '../src/index.ts'
 
 // A server of its own, since it is killed; its tables lie in the shared store.
 describeWith(['trino'], 'a Trino that is killed in the middle', ({ trino: { s3 } }) => {
@@ -10,7 +10,7 @@ describeWith(['trino'], 'a Trino that is killed in the middle', ({ trino: { s3 }
     await using trino = new TrinoHandler({ url, user, retry: { attempts: 1_000, budgetMs: 240_000, maxDelayMs: 1_000 } })
     const table: TableName = { catalog, schema: `restart_${crypto.randomUUID().slice(0, 8)}`, table: 'orders' }
     const name = tableIdent(table)
-    await trino.execute(`CREATE SCHEMA ${ident(catalog, table.schema)}`)
+    await trino.execute(sql`CREATE SCHEMA ${ident(catalog, table.schema)}`)
     await trino.execute(`CREATE TABLE ${name} AS SELECT orderkey, comment FROM tpch.tiny.orders`)
     const before = await currentSnapshot(trino, table)
 
@@ -22,7 +22,11 @@ describeWith(['trino'], 'a Trino that is killed in the middle', ({ trino: { s3 }
           if (processedRows > 100_000) restart ??= server.restart()
         },
       })
-      await expect(followed).rejects.toMatchObject({ code: 'TRINO_QUERY_LOST', retry: 'if-idempotent', context: { queryId: submitted.queryId } })
+      await expect(followed).rejects.toMatchObject({
+        code: 'TRINO_QUERY_LOST',
+        retry: 'if-idempotent',
+        context: { queryId: submitted.queryId },
+      })
       // The server may still be starting: these wait for it.
       expect(await trino.query(`SELECT count(*) AS n FROM ${name}`)).toMatchObject({ rows: [{ n: 15_000n }] })
       expect(await snapshotByQueryId(trino, table, submitted.queryId)).toBeUndefined()
@@ -31,6 +35,6 @@ describeWith(['trino'], 'a Trino that is killed in the middle', ({ trino: { s3 }
       expect(restart).toBeDefined()
       await restart
     }
-    await trino.execute(`DROP SCHEMA ${ident(catalog, table.schema)} CASCADE`)
+    await trino.execute(sql`DROP SCHEMA ${ident(catalog, table.schema)} CASCADE`)
   })
 })

@@ -18,7 +18,7 @@ const vectors: readonly (readonly [expression: string, type: string, value: Trin
   ["DOUBLE '1.7976931348623157E308'", 'double', Number.MAX_VALUE],
   ["DOUBLE '4.9E-324'", 'double', Number.MIN_VALUE],
   ["DOUBLE '0.1'", 'double', 0.1],
-  ["DOUBLE '12345678901234567890'", 'double', 12_345_678_901_234_567_890],
+  ["DOUBLE '12345678901234567890'", 'double', Number('12345678901234567890')],
   ["DOUBLE '-0.0'", 'double', -0],
   ['nan()', 'double', Number.NaN],
   ['infinity()', 'double', Infinity],
@@ -39,8 +39,16 @@ const vectors: readonly (readonly [expression: string, type: string, value: Trin
   ["TIMESTAMP '2020-01-01 00:00:00'", 'timestamp(0)', '2020-01-01 00:00:00'],
   ["TIMESTAMP '2020-01-01 00:00:00.123456'", 'timestamp(6)', '2020-01-01 00:00:00.123456'],
   ["TIMESTAMP '1969-12-31 23:59:59.999999999999'", 'timestamp(12)', '1969-12-31 23:59:59.999999999999'],
-  ["TIMESTAMP '2020-07-01 00:00:00.123456 Europe/Berlin'", 'timestamp(6) with time zone', '2020-07-01 00:00:00.123456 Europe/Berlin'],
-  ["TIMESTAMP '2020-07-01 00:00:00.123456789012 +05:45'", 'timestamp(12) with time zone', '2020-07-01 00:00:00.123456789012 +05:45'],
+  [
+    "TIMESTAMP '2020-07-01 00:00:00.123456 Europe/Berlin'",
+    'timestamp(6) with time zone',
+    '2020-07-01 00:00:00.123456 Europe/Berlin',
+  ],
+  [
+    "TIMESTAMP '2020-07-01 00:00:00.123456789012 +05:45'",
+    'timestamp(12) with time zone',
+    '2020-07-01 00:00:00.123456789012 +05:45',
+  ],
   ["INTERVAL -'2 03:04:05.678' DAY TO SECOND", 'INTERVAL DAY TO SECOND', '-2 03:04:05.678'],
   ["INTERVAL '1-3' YEAR TO MONTH", 'INTERVAL YEAR TO MONTH', '1-3'],
   ["UUID '12151fd2-7586-11e9-8f9e-2a86e4085a59'", 'uuid', '12151fd2-7586-11e9-8f9e-2a86e4085a59'],
@@ -49,8 +57,19 @@ const vectors: readonly (readonly [expression: string, type: string, value: Trin
   ['CAST(ARRAY[9223372036854775807, NULL] AS array(bigint))', 'array(bigint)', [9_223_372_036_854_775_807n, null]],
   ['CAST(ARRAY[] AS array(varchar))', 'array(varchar)', []],
   ['ARRAY[ARRAY[nan(), 1e0], NULL]', 'array(array(double))', [[Number.NaN, 1], null]],
-  ["MAP(ARRAY['__proto__', 'b'], ARRAY[1, NULL])", 'map(varchar(9), integer)', new Map([['__proto__', 1], ['b', null]])],
-  ["MAP(ARRAY[BIGINT '9007199254740993'], ARRAY[X'00'])", 'map(bigint, varbinary)', new Map([[9_007_199_254_740_993n, Buffer.from([0])]])],
+  [
+    "MAP(ARRAY['__proto__', 'b'], ARRAY[1, NULL])",
+    'map(varchar(9), integer)',
+    new Map([
+      ['__proto__', 1],
+      ['b', null],
+    ]),
+  ],
+  [
+    "MAP(ARRAY[BIGINT '9007199254740993'], ARRAY[X'00'])",
+    'map(bigint, varbinary)',
+    new Map([[9_007_199_254_740_993n, Buffer.from([0])]]),
+  ],
   ['MAP(ARRAY[true], ARRAY[infinity()])', 'map(boolean, double)', new Map([[true, Infinity]])],
   ["MAP(ARRAY[DATE '2020-01-01'], ARRAY[1])", 'map(date, integer)', new Map([['2020-01-01', 1]])],
   [
@@ -59,7 +78,7 @@ const vectors: readonly (readonly [expression: string, type: string, value: Trin
     { a: 9_007_199_254_740_993n, b: [{ x: 1, y: Buffer.from([255]) }], c: null },
   ],
   ["ROW(BIGINT '9007199254740993', 'a')", 'row(bigint, varchar(1))', [9_007_199_254_740_993n, 'a']],
-  ["CAST(ROW(1, 2) AS row(a bigint, a bigint))", 'row(a bigint, a bigint)', [1n, 2n]],
+  ['CAST(ROW(1, 2) AS row(a bigint, a bigint))', 'row(a bigint, a bigint)', [1n, 2n]],
   ['NULL', 'unknown', null],
   ['CAST(NULL AS bigint)', 'bigint', null],
   ['CAST(NULL AS row(a bigint))', 'row(a bigint)', null],
@@ -108,7 +127,7 @@ describeWith(['trino'], 'values', ({ trino: { url, user } }) => {
       [-Infinity, 'double', -Infinity],
       [-(2n ** 63n), 'bigint', -(2n ** 63n)],
       [10n ** 37n, 'decimal(38, 0)', `1${'0'.repeat(37)}`],
-      [awkward, `varchar(${[...awkward].length})`, awkward],
+      [awkward, `varchar(${Array.from(awkward).length})`, awkward],
       [new Date('2020-02-29T12:34:56.789Z'), 'timestamp(3) with time zone', '2020-02-29 12:34:56.789 UTC'],
       [new Date('+012345-01-01T00:00:00.123Z'), 'timestamp(3) with time zone', '+12345-01-01 00:00:00.123 UTC'],
       [new Date('-000043-03-15T00:00:00Z'), 'timestamp(3) with time zone', '-0043-03-15 00:00:00.000 UTC'],
@@ -116,7 +135,11 @@ describeWith(['trino'], 'values', ({ trino: { url, user } }) => {
       [[1n, null], 'array(bigint)', [1n, null]],
       [new Map([['a', 1n]]), 'map(varchar(1), bigint)', new Map([['a', 1n]])],
       [typed('decimal(38,2)', '0.10'), 'decimal(38, 2)', '0.10'],
-      [typed('timestamp(12) with time zone', '2020-01-01 00:00:00.123456789012 Europe/Berlin'), 'timestamp(12) with time zone', '2020-01-01 00:00:00.123456789012 Europe/Berlin'],
+      [
+        typed('timestamp(12) with time zone', '2020-01-01 00:00:00.123456789012 Europe/Berlin'),
+        'timestamp(12) with time zone',
+        '2020-01-01 00:00:00.123456789012 Europe/Berlin',
+      ],
       [typed('time(6) with time zone', '01:02:03.123456+08:30'), 'time(6) with time zone', '01:02:03.123456+08:30'],
       [typed('json', `{"it's":[1,"\\""]}`), 'json', `{"it's":[1,"\\""]}`],
       [typed('uuid', '12151fd2-7586-11e9-8f9e-2a86e4085a59'), 'uuid', '12151fd2-7586-11e9-8f9e-2a86e4085a59'],
@@ -140,7 +163,10 @@ describeWith(['trino'], 'values', ({ trino: { url, user } }) => {
   })
 
   it('refuses to lose a column, and gives both as arrays', async () => {
-    await expect(trino.query('SELECT 1 AS a, 2 AS a')).rejects.toMatchObject({ code: 'TRINO_DUPLICATE_COLUMN', where: { column: 'a' } })
+    await expect(trino.query('SELECT 1 AS a, 2 AS a')).rejects.toMatchObject({
+      code: 'TRINO_DUPLICATE_COLUMN',
+      where: { column: 'a' },
+    })
     expect((await trino.query('SELECT 1 AS a, 2 AS a', [], { rowMode: 'arrays' })).rows).toEqual([[1, 2]])
   })
 
