@@ -68,7 +68,13 @@ export function duckdbDecode(column: ManifestColumn, options: DecodeOptions & { 
     return type === 'JSON' ? `CAST(${decoded} AS JSON)` : decoded
   }
   if (column.logicalType === 'binary') return `unhex(CASE WHEN starts_with(${raw}, '\\x') THEN substr(${raw}, 3) ELSE '?' || ${raw} END)`
+  if (['date', 'timestamp', 'timestamptz'].includes(column.logicalType)) return `CAST(${duckdbYears(raw)} AS ${type})`
   return `CAST(${raw} AS ${type})`
+}
+
+/** PostgreSQL writes `0044-03-15 10:00:00 BC`, DuckDB reads `0044-03-15 (BC) 10:00:00`; its cast to DATE drops ` BC` without an error. */
+function duckdbYears(raw: string): string {
+  return `CASE WHEN ends_with(${raw}, ' BC') THEN regexp_replace(${raw}, '^([0-9-]+)(.*) BC$', '\\1 (BC)\\2') ELSE ${raw} END`
 }
 
 function duckdbText(raw: string): string {

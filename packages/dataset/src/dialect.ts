@@ -19,7 +19,7 @@ const ONE = 1
 const TWO = 2
 const QUOTE = 34
 const COMMA = 44
-/** The end of a quoted `\\N`: a backslash is rarer in CSV than the quote before it, and the search runs from one first byte to the next. */
+/** The end of a quoted `\N`: a backslash is rarer in CSV than the quote before it, and the search runs from one first byte to the next. */
 const NULL_TEXT_END = Buffer.from('\\N"')
 const NULL_TEXT = Buffer.from('"\\N"')
 
