@@ -70,11 +70,9 @@ const FIND_TABLE = `
          (SELECT coalesce(sum(pg_catalog.pg_table_size(part.relid)), 0)
             FROM (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) UNION SELECT c.oid) AS part)::text AS bytes,
          (pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int)::text AS current_pages,
-         pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND (
-           pg_catalog.has_table_privilege(c.oid, 'SELECT') OR coalesce(
-             (SELECT bool_and(pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT'))
-                FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), false)) AS readable,
-         pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS reachable,
+         pg_catalog.has_table_privilege(c.oid, 'SELECT') OR coalesce(
+           (SELECT bool_and(pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT'))
+              FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), false) AS readable,
          pg_catalog.row_security_active(c.oid) AS filtered
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE c.oid = pg_catalog.to_regclass($1)`
@@ -122,7 +120,6 @@ interface TableRow {
   readonly bytes: string
   readonly current_pages: string
   readonly readable: boolean
-  readonly reachable: boolean
   readonly filtered: boolean
 }
 
@@ -205,17 +202,15 @@ export async function estimateRows(connection: Connection, query: string, signal
   return found
 }
 
-/** What can be said of a table that may be read. @throws NotFoundError, PermissionError naming the GRANT that is missing */
+/**
+ * What can be said of a table that may be read. A schema that may not be used is the server's own error.
+ * @throws NotFoundError, PermissionError naming the GRANT that is missing
+ */
 export async function checkReadable(connection: Connection, name: string, signal: AbortSignal | undefined): Promise<string> {
   const table = await findTable(connection, name, signal)
-  const grants = [
-    ...(table.reachable ? [] : [`GRANT USAGE ON SCHEMA ${quoteIdent(table.schema)} TO ${quoteIdent(connection.user)}`]),
-    ...(table.readable ? [] : [`GRANT SELECT ON ${table.quoted} TO ${quoteIdent(connection.user)}`]),
-  ]
-  // Without USAGE of the schema, `readable` is false whatever the table allows.
-  const missing = table.reachable ? grants : grants.slice(0, 1)
-  if (missing.length > 0) {
-    throw new PermissionError(`${connection.user} may not read ${table.quoted}; an owner can run: ${missing.join('; ')}`, {
+  if (!table.readable) {
+    const grant = `GRANT SELECT ON ${table.quoted} TO ${quoteIdent(connection.user)}`
+    throw new PermissionError(`${connection.user} may not read ${table.quoted}; an owner can run: ${grant}`, {
       code: 'POSTGRES_PERMISSION_DENIED',
       context: { table: table.quoted },
     })

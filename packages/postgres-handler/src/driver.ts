@@ -79,7 +79,8 @@ export class DriverClient extends pg.Client {
   constructor(config?: string | pg.ClientConfig) {
     super(config)
     // pg reads PGBINARY and PGREPLICATION from the environment, which would turn results into bytes.
-    Object.assign(this, { binary: false, replication: undefined })
+    Object.assign(this, { binary: false })
+    Object.assign((this as unknown as { readonly connectionParameters: object }).connectionParameters, { replication: undefined })
     // An error without a listener ends the process, and a backend may be killed at any time. Whoever waits is told by
     // the query's own rejection.
     this.on('error', () => undefined)
