@@ -62,7 +62,7 @@ const planCommand: Command = {
   help: `Shows which runs would be loaded and how, which are not needed, and the statements for each. Reads the store and asks
 the engine about the table; writes nothing and claims nothing.`,
   run: async ({ config, logger, signal, print }) => {
-    await using session = await openSession(config, logger)
+    await using session = await openSession(config, logger, { readOnly: true })
     const { engine, store } = session
     const ledgerName = await engine.ledgerName({ signal })
     const { pending, done } = await readQueue(store.objects, config.dataset, ledgerName, { write: config.write, signal, logger })
@@ -92,7 +92,7 @@ const checkCommand: Command = {
 rights on the target, and an external table over the store, which it drops again. Says what is missing and what to do.
 Exit code 0 when a load can begin, 1 when something is missing.`,
   run: async ({ config, logger, signal, print }) => {
-    await using session = await openSession(config, logger)
+    await using session = await openSession(config, logger, { readOnly: true })
     const results: CheckResult[] = []
     if (config.vault !== undefined) {
       await using vault = new VaultHandler({ ...config.vault, logger })
@@ -119,7 +119,7 @@ const statusCommand: Command = {
   failed      the last attempt ended without a commit; the next run tries again`,
   options: [{ flags: '--limit <n>', description: 'how many runs to show (default 20)' }],
   run: async ({ config, logger, signal, options, print }) => {
-    await using session = await openSession(config, logger)
+    await using session = await openSession(config, logger, { readOnly: true })
     const limit = Number(options['limit'] ?? 20)
     if (!Number.isInteger(limit) || limit < 1) throw new ConfigError('--limit: expected a number from 1', { code: 'CLI_USAGE' })
     const ledgerName = await session.engine.ledgerName({ signal })

@@ -29,8 +29,8 @@ export interface TrinoTargetConfig extends TrinoConfig {
 export interface DuckDbTargetConfig {
   /** The database's file. */
   readonly path: string
-  /** `512MB`; DuckDB's own default is four fifths of the machine. */
-  readonly memoryLimit?: string | undefined
+  /** `512MB`: what does not fit is written beside the file. */
+  readonly memoryLimit: string
   readonly threads?: number | undefined
 }
 
@@ -61,7 +61,7 @@ export interface IngestorConfigInput {
   readonly target: { readonly [K in keyof TargetConfig]?: TargetConfig[K] | undefined }
   readonly write?: WriteMode | undefined
   readonly trino?: (TrinoConfigInput & { readonly stagingCatalog?: string | undefined; readonly stagingSchema?: string | undefined }) | undefined
-  readonly duckdb?: DuckDbTargetConfig | undefined
+  readonly duckdb?: { readonly path: string; readonly memoryLimit?: string | undefined; readonly threads?: number | undefined } | undefined
   readonly s3?: Omit<S3ConfigInput, 'bucket' | 'prefix'> | undefined
   readonly vault?: VaultConfigInput | undefined
   readonly lease?: { readonly seconds?: number | undefined } | undefined
@@ -120,7 +120,7 @@ export const ingestorConfigSchema: z.ZodType<IngestorConfig, IngestorConfigInput
     duckdb: z
       .strictObject({
         path: name.describe('file of the database; made when absent'),
-        memoryLimit: name.optional().describe('most memory DuckDB may use: 512MB'),
+        memoryLimit: name.default('512MB').describe('most memory DuckDB may use; what does not fit is written beside the file'),
         threads: z.int().positive().optional().describe('threads DuckDB may use'),
       })
       .optional(),

@@ -16,11 +16,14 @@ export interface Session extends AsyncDisposable {
   readonly owner: string
 }
 
-/** Opens store and engine. Nothing is connected before the first call; DuckDB is loaded only when it is the engine. */
-export async function openSession(config: IngestorConfig, logger: Logger): Promise<Session> {
+/**
+ * Opens store and engine. Nothing is connected before the first call; DuckDB is loaded only when it is the engine.
+ * `readOnly` keeps a DuckDB file as it is.
+ */
+export async function openSession(config: IngestorConfig, logger: Logger, options: { readonly readOnly?: boolean } = {}): Promise<Session> {
   const store = openStore(config, logger)
   try {
-    const engine = await openEngine(config, store, logger)
+    const engine = await openEngine(config, store, logger, options.readOnly ?? false)
     return {
       config,
       store,
@@ -38,12 +41,12 @@ export async function openSession(config: IngestorConfig, logger: Logger): Promi
   }
 }
 
-async function openEngine(config: IngestorConfig, store: RunStore, logger: Logger): Promise<Engine> {
+async function openEngine(config: IngestorConfig, store: RunStore, logger: Logger, readOnly: boolean): Promise<Engine> {
   const { engine, trino, duckdb } = config
   if (engine === 'trino' && trino !== undefined) return new TrinoEngine({ config, trino, store: store.objects, logger })
   if (engine === 'duckdb' && duckdb !== undefined) {
     const { openDuckDbEngine } = await import('./duckdb-engine.ts')
-    return openDuckDbEngine({ config, duckdb, store: store.objects, logger })
+    return openDuckDbEngine({ config, duckdb, store: store.objects, logger, readOnly })
   }
   throw new ConfigError(`engine ${engine} needs the key ${engine}`, { code: 'CONFIG_INVALID' })
 }
