@@ -50,7 +50,7 @@ duckdb:
   )
   return {
     description: 'PostgreSQL from npm → CSV files in a folder → DuckDB, secrets from a file',
-    postgres,
+    postgres: { host: postgres.host, port: postgres.port, user: postgres.user, password: postgres.password, database: postgres.database },
     extractorPassword,
     extractorConfig,
     ingestorConfig,

@@ -1,26 +1,35 @@
 import { readFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
 import type { PostgresHandler } from '@common-handlers/postgres-handler'
+import { type PostgresAddress, runOnPostgres } from '@common-handlers/testkit'
 
 /**
  * US flights of 2001 with delay, distance and time of departure (Bureau of Transportation Statistics, from the npm
  * package vega-datasets). The file holds times of day and no dates; the demo replays it over two weeks, with fewer
  * flights at the weekend, so that there is something to count by day.
  */
-export const FLIGHTS_FILE: string = createRequire(import.meta.url).resolve('vega-datasets/data/flights-200k.json')
+const FLIGHTS_FILE = dataFile('flights-200k.json')
+
+/** The package exports its code only; its data lies beside it. */
+export function dataFile(name: string): string {
+  return join(dirname(createRequire(import.meta.url).resolve('vega-datasets')), '../data', name)
+}
 
 const APPLICATION_SQL = new URL('../sql/application.sql', import.meta.url)
 
 /** Creates the application with its audit trigger; false when it is there already. */
-export async function createApplication(postgres: PostgresHandler, extractorPassword: string): Promise<boolean> {
+export async function createApplication(
+  address: Omit<PostgresAddress, 'kind' | 'url'>,
+  postgres: PostgresHandler,
+  extractorPassword: string,
+): Promise<boolean> {
   const [found] = await postgres.getRecords<{ there: boolean }>(`select to_regclass('app.audit_log') is not null as there`)
   if (found?.there === true) {
     await setExtractorPassword(postgres, extractorPassword)
     return false
   }
-  await postgres.transaction(async (transaction) => {
-    await transaction.execute(await readFile(APPLICATION_SQL, 'utf8'))
-  })
+  await runOnPostgres(address, await readFile(APPLICATION_SQL, 'utf8'))
   await setExtractorPassword(postgres, extractorPassword)
   return true
 }
@@ -35,6 +44,9 @@ async function setExtractorPassword(postgres: PostgresHandler, password: string)
   })
 }
 
+/** The day of the replay for each flight in turn: four of a working day, five of a Friday, two or three of a weekend day. */
+const REPLAY_DAYS = [4, 4, 4, 4, 5, 2, 3, 4, 4, 4, 4, 5, 2, 3].flatMap((flights, day) => Array.from({ length: flights }, () => day))
+
 /** Replays the flights of the file; returns how many. */
 export async function loadFlights(postgres: PostgresHandler): Promise<number> {
   const json = await readFile(FLIGHTS_FILE, 'utf8')
@@ -42,12 +54,10 @@ export async function loadFlights(postgres: PostgresHandler): Promise<number> {
     await transaction.execute(`select set_config('app.replay', 'on', true), set_config('app.actor', 'replay', true)`)
     const { rowCount } = await transaction.execute(
       `insert into app.flights
-       select n,
-         date '2026-10-05' + days[1 + n % array_length(days, 1)] + make_interval(secs => round(time * 3600)) at time zone 'UTC',
-         delay, distance
-       from rows from (jsonb_to_recordset($1::jsonb) as (delay int, distance int, time float8)) with ordinality as f (delay, distance, time, n),
-         (select array[0,0,0,0,1,1,1,1,2,2,2,2,3,3,3,3,4,4,4,4,4,5,5,6,6,6,7,7,7,7,8,8,8,8,9,9,9,9,10,10,10,10,11,11,11,11,11,12,12,13,13,13] as days) as d`,
-      [json],
+       select number, (date '2026-10-05' + ($2::integer[])[1 + number % $3] + make_interval(secs => round(time * 3600)))::timestamptz, delay, distance
+       from rows from (jsonb_to_recordset($1::jsonb) as (delay integer, distance integer, time double precision))
+         with ordinality as flight (delay, distance, time, number)`,
+      [json, `{${REPLAY_DAYS.join(',')}}`, REPLAY_DAYS.length],
     )
     return rowCount ?? 0
   })

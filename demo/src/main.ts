@@ -29,13 +29,6 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: { real: { type: 'boolean' }, keep: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
 })
-if (values.help === true) say(HELP)
-else if (positionals[0] === 'query' && positionals[1] !== undefined) await answer(positionals[1])
-else if (positionals.length > 0) {
-  say(HELP)
-  process.exitCode = 2
-} else process.exitCode = await demo()
-
 async function answer(sql: string): Promise<void> {
   const rows =
     values.real === true
@@ -63,7 +56,7 @@ async function demo(): Promise<number> {
 
 async function mainJob(stage: Stage): Promise<boolean> {
   await using postgres = new PostgresHandler(stage.postgres)
-  await createApplication(postgres, stage.extractorPassword)
+  await createApplication(stage.postgres, postgres, stage.extractorPassword)
   await step('flights loaded, each with its audit row', () => loadFlights(postgres))
   await extract(stage, 'first extraction, everything')
   await step('delays corrected, flights deleted', () => changeFlights(postgres))
@@ -92,14 +85,14 @@ const sampleQuery = (stage: Stage): string => /"(.*)"/.exec(stage.pasteable)?.[1
 async function extract(stage: Stage, what: string): Promise<number> {
   const args = ['run', '--config', stage.extractorConfig]
   const { result, seconds } = await runApp<ExtractResult>('extractor', args, abort.signal)
-  tell(seconds, `${what}: ${amount(result.rows, seconds)}${result.rows > 0 ? `, ${formatBytes(result.bytes)} of files` : ''}`, appCommand('extractor', args))
+  tell(seconds, `${what}: ${amount(result.rows, seconds)}${result.rows > 0 ? `, ${formatBytes(result.bytes ?? 0)} of files` : ''}`, appCommand('extractor', args))
   return result.rows
 }
 
 async function ingest(stage: Stage, what: string): Promise<number> {
   const args = ['run', '--config', stage.ingestorConfig]
   const { result, seconds } = await runApp<IngestResult>('ingestor', args, abort.signal)
-  const rows = result.loaded.reduce((sum, run) => sum + run.rows, 0)
+  const rows = result.runs.reduce((sum, run) => sum + (run.loaded ? run.rows : 0), 0)
   tell(seconds, `${what}: ${amount(rows, seconds)}`, appCommand('ingestor', args))
   return rows
 }
@@ -119,3 +112,19 @@ async function step<T>(what: string, work: () => Promise<T>): Promise<T> {
 function tell(seconds: number, what: string, command?: string): void {
   say(`${seconds.toFixed(1).padStart(6)} s  ${what}${command === undefined ? '' : `\n          $ ${command}`}`)
 }
+
+async function main(): Promise<number> {
+  const [command, sql] = positionals
+  if (values.help === true || (command !== undefined && (command !== 'query' || sql === undefined))) {
+    say(HELP)
+    return values.help === true ? 0 : 2
+  }
+  if (sql === undefined) return demo()
+  await answer(sql)
+  return 0
+}
+
+process.exitCode = await main().catch((error: unknown) => {
+  say(`\nThe demo failed: ${error instanceof Error ? error.message : String(error)}`)
+  return 1
+})

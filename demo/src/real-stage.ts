@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
-import { join, relative } from 'node:path'
+import { join } from 'node:path'
 import { openbaoAdmin, startOpenBao, startPostgres, startSeaweedfs, startTrino } from '@common-handlers/testkit'
 import { TrinoHandler } from '@common-handlers/trino-handler'
 import type { Stage } from './stage.ts'
@@ -74,7 +74,7 @@ trino:
   const servers = started.move()
   return {
     description: 'PostgreSQL → CSV files on S3 (SeaweedFS) → Iceberg (REST catalog) through Trino, secrets from OpenBao',
-    postgres,
+    postgres: { host: postgres.host, port: postgres.port, user: postgres.user, password: postgres.password, database: postgres.database },
     extractorPassword,
     extractorConfig,
     ingestorConfig,

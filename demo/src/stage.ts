@@ -1,16 +1,16 @@
-import type { AppResult } from './run-app.ts'
 import type { DayCounts } from './flights.ts'
 
 /** What `audit-log-extractor run` prints, as far as the demo shows it. */
 export interface ExtractResult {
-  readonly runId?: string
+  readonly runId: string | null
   readonly rows: number
-  readonly bytes: number
+  /** Absent when nothing was new. */
+  readonly bytes?: number
 }
 
 /** What `iceberg-ingestor run` prints, as far as the demo shows it. */
 export interface IngestResult {
-  readonly loaded: readonly { readonly runId: string; readonly rows: number }[]
+  readonly runs: readonly { readonly runId: string; readonly rows: number; readonly loaded: boolean }[]
 }
 
 /** Where the main job runs: on embedded parts, or on the servers of production. */
@@ -31,5 +31,3 @@ export interface Stage extends AsyncDisposable {
   /** A query that the reader can paste, and the command it belongs to. */
   readonly pasteable: string
 }
-
-export type Timed<T> = AppResult<T>

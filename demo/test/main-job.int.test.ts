@@ -47,7 +47,7 @@ describeWith(['postgres', 'openbao', 's3', 'trino'], 'the main job', ({ postgres
     database = await createDatabase(server)
     postgres = new PostgresHandler({ host: database.host, port: database.port, user: database.user, password: database.password, database: database.database })
     lake = new TrinoHandler({ url: trino.url, user: trino.user })
-    await createApplication(postgres, 'a password of the extractor')
+    await createApplication(database, postgres, 'a password of the extractor')
     await loadFlights(postgres)
     const bao = openbaoAdmin(openbao)
     await bao.putSecret(`${schema}/all`, { password: 'a password of the extractor', id: s3.accessKeyId, key: s3.secretAccessKey })
@@ -96,14 +96,14 @@ describeWith(['postgres', 'openbao', 's3', 'trino'], 'the main job', ({ postgres
     const extract = () => run(extractorApp as unknown as App<z.ZodType>, join(folder, 'extractor.json'))
     const ingest = () => run(ingestorApp as unknown as App<z.ZodType>, join(folder, 'ingestor.json'))
     expect(await extract()).toMatchObject({ rows: 200_000 })
-    expect(await ingest()).toMatchObject({ loaded: [{ rows: 200_000 }] })
+    expect(await ingest()).toMatchObject({ runs: [{ rows: 200_000, loaded: true }] })
     const { updated, deleted } = await changeFlights(postgres)
     expect(updated + deleted).toBe(6250)
     expect(await extract()).toMatchObject({ rows: 6250 })
-    expect(await ingest()).toMatchObject({ loaded: [{ rows: 6250 }] })
+    expect(await ingest()).toMatchObject({ runs: [{ rows: 6250, loaded: true }] })
     // Again: nothing is new, nothing is added.
     expect(await extract()).toMatchObject({ rows: 0 })
-    expect(await ingest()).toMatchObject({ loaded: [] })
+    expect(await ingest()).toMatchObject({ runs: [] })
 
     const source = Object.fromEntries(await countByDay(postgres))
     const { rows } = await lake.query<{ day: string; n: bigint }>(

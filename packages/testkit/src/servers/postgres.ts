@@ -55,7 +55,7 @@ export async function createDatabase(
 }
 
 /** Runs SQL on a connection of its own; several statements may be separated by semicolons. */
-export async function runOnPostgres(address: PostgresAddress, sql: string): Promise<void> {
+export async function runOnPostgres(address: Omit<PostgresAddress, 'kind' | 'url'>, sql: string): Promise<void> {
   const client = new Client({ ...parts(address), connectionTimeoutMillis: 5_000 })
   // A server that goes down ends an idle connection with an event; the query's own error is what the caller gets.
   client.on('error', () => undefined)
@@ -208,7 +208,7 @@ async function reachable(binaries: string, folder: string, otherAccount: boolean
   return binaries
 }
 
-function parts(address: PostgresAddress): Omit<PostgresAddress, 'kind' | 'url'> {
+function parts(address: Omit<PostgresAddress, 'kind' | 'url'>): Omit<PostgresAddress, 'kind' | 'url'> {
   const { host, port, user: name, password, database } = address
   return { host, port, user: name, password, database }
 }
