@@ -1,11 +1,11 @@
-import { type App, type AppCommand, type CommandContext, exitCodes, formatBytes, formatCount, formatTable } from '@common-handlers/cli'
+import { type App, type AppCommand, type CommandContext, exitCodes, formatBytes, formatCount, formatTable, openReferences } from '@common-handlers/cli'
 import { type Manifest, manifestKey } from '@common-handlers/dataset'
+import { type VaultConfigInput, VaultHandler } from '@common-handlers/vault-handler'
 import { checkAll, describeChecks } from './check.ts'
 import { type ExtractorConfig, extractorConfigSchema } from './config.ts'
 import { extract } from './extract.ts'
 import { findGarbage, parseDuration, removeGarbage } from './gc.ts'
 import { describePlan, planRun } from './plan.ts'
-import { openReferences } from './references.ts'
 import { openStore, type RunStore } from './store.ts'
 import { version } from './version.ts'
 
@@ -134,7 +134,8 @@ export const extractorApp: App<typeof extractorConfigSchema> = {
   envPrefix: 'EXTRACTOR',
   config: extractorConfigSchema,
   commands: [run, plan, check, gc],
-  resolvers: openReferences,
+  // The handler checks what stands under `vault`.
+  resolvers: async (tree, context) => openReferences(tree, context, (vault) => new VaultHandler({ ...(vault as VaultConfigInput), logger: context.logger })),
   help: `A first configuration, extractor.yaml:
 
   dataset: audit_log

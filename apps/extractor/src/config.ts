@@ -2,6 +2,7 @@ import { type Compression, type Dialect } from '@common-handlers/dataset'
 import { type PostgresConfig, type PostgresConfigInput, postgresConfigSchema } from '@common-handlers/postgres-handler'
 import { type S3Config, type S3ConfigInput, s3ConfigSchema } from '@common-handlers/s3-handler'
 import { type VaultConfig, type VaultConfigInput, vaultConfigSchema } from '@common-handlers/vault-handler'
+import { parseStoreUrl } from '@common-handlers/storage'
 import { z } from 'zod'
 
 /** What is read: a table or a query. */
@@ -108,18 +109,6 @@ const outputSchema = z.strictObject({
 /** The handler's own schema but for what `store` says. The handler itself checks what belongs together. */
 const { bucket: _bucket, prefix: _prefix, ...s3Shape } = (s3ConfigSchema as unknown as z.ZodObject).shape
 
-/** Bucket and prefix of `s3://bucket/prefix`, or the folder of `file:///folder`. */
-export type StoreLocation =
-  | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string }
-  | { readonly kind: 'folder'; readonly url: string }
-
-/** Takes `store` apart; undefined when it is neither. */
-export function parseStore(store: string): StoreLocation | undefined {
-  const [, bucket, prefix = ''] = /^s3:\/\/([^/?#\s]+)(?:\/([^?#]*))?$/.exec(store) ?? []
-  if (bucket !== undefined) return { kind: 's3', bucket, prefix: prefix.replace(/\/+$/, '') }
-  return /^file:\/\/\/[^?#]*$/.test(store) ? { kind: 'folder', url: store.replace(/(?<!\/)\/+$/, '') } : undefined
-}
-
 /** One strict schema for file, environment (`EXTRACTOR_*`) and `--set`. */
 export const extractorConfigSchema: z.ZodType<ExtractorConfig, ExtractorConfigInput> = z.strictObject({
   dataset: z
@@ -128,7 +117,7 @@ export const extractorConfigSchema: z.ZodType<ExtractorConfig, ExtractorConfigIn
     .describe('folder of the runs in the store'),
   store: z
     .string()
-    .refine((store) => parseStore(store) !== undefined, 'expected s3://bucket/prefix or file:///folder')
+    .refine((store) => parseStoreUrl(store) !== undefined, 'expected s3://bucket/prefix or file:///folder')
     .describe('where the runs lie: s3://bucket/prefix or file:///folder'),
   source: sourceSchema,
   postgres: postgresConfigSchema,

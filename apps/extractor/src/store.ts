@@ -1,7 +1,7 @@
 import { type CallOptions, type CheckResult, ConfigError, type Logger } from '@common-handlers/core'
 import { S3Handler } from '@common-handlers/s3-handler'
-import { LocalFolderStore, type ObjectStore } from '@common-handlers/storage'
-import { type ExtractorConfig, parseStore } from './config.ts'
+import { LocalFolderStore, type ObjectStore, parseStoreUrl } from '@common-handlers/storage'
+import type { ExtractorConfig } from './config.ts'
 
 /** An upload that was begun and neither completed nor aborted: paid for, and seen by no list. */
 export interface UnfinishedUpload {
@@ -26,7 +26,7 @@ export interface RunStore {
 
 /** Opens the store that the configuration names. Nothing is connected before the first call. */
 export function openStore(config: Pick<ExtractorConfig, 'store' | 's3'>, logger: Logger): RunStore {
-  const location = parseStore(config.store)
+  const location = parseStoreUrl(config.store)
   if (location === undefined) {
     throw new ConfigError(`store: expected s3://bucket/prefix or file:///folder, not ${config.store}`, { code: 'CONFIG_INVALID' })
   }

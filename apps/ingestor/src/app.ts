@@ -1,13 +1,12 @@
 import { readFileSync } from 'node:fs'
-import { type App, type AppCommand, exitCodes, formatCount, formatTable } from '@common-handlers/cli'
+import { type App, type AppCommand, exitCodes, formatCount, formatTable, openReferences } from '@common-handlers/cli'
 import { type CheckResult, ConfigError } from '@common-handlers/core'
 import { isRunId } from '@common-handlers/dataset'
-import { VaultHandler } from '@common-handlers/vault-handler'
+import { type VaultConfigInput, VaultHandler } from '@common-handlers/vault-handler'
 import { type IngestorConfig, ingestorConfigSchema } from './config.ts'
 import { ingest, type IngestOptions } from './ingest.ts'
 import type { LoadResult } from './load.ts'
 import { readQueue } from './queue.ts'
-import { openReferences } from './references.ts'
 import { checkReport, loadReport } from './report.ts'
 import { openSession } from './session.ts'
 import { readStatus, statusNote } from './status.ts'
@@ -157,7 +156,8 @@ export const ingestorApp: App<typeof ingestorConfigSchema> = {
   envPrefix: 'INGESTOR',
   config: ingestorConfigSchema,
   commands: [runCommand, planCommand, checkCommand, statusCommand],
-  resolvers: openReferences,
+  // The handler checks what stands under `vault`.
+  resolvers: async (tree, context) => openReferences(tree, context, (vault) => new VaultHandler({ ...(vault as VaultConfigInput), logger: context.logger })),
   help: `Where to start:
   iceberg-ingestor explain-config --keys        every key that can be set
   iceberg-ingestor check -c ingestor.yaml       is everything there and allowed?

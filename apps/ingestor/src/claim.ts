@@ -23,7 +23,10 @@ export interface ClaimOptions {
   readonly owner: string
   readonly leaseMs: number
   readonly logger: Logger
+  /** Ends the claiming, not the claim: a worker that is told to stop still has to write down how far it came. */
   readonly signal: AbortSignal
+  /** Ends what the claim writes. */
+  readonly writes?: AbortSignal | undefined
   /** Wait for another worker's claim to end instead of leaving. */
   readonly wait?: boolean | undefined
   /** Called once when the waiting begins. */
@@ -277,9 +280,10 @@ export class Claim implements AsyncDisposable {
     this.#revisions.push(revision)
     if (this.#revisions.length > KNOWN_REVISIONS) this.#revisions.shift()
     for (;;) {
-      const written = await this.#store.putIfMatch(this.#key, body, this.#etag, { contentType: 'application/json' })
+      const { writes: signal } = this.#options
+      const written = await this.#store.putIfMatch(this.#key, body, this.#etag, { contentType: 'application/json', signal })
       if (written.written) return this.#keep(entry, written.etag)
-      const current = await readEntry(this.#store, this.#key)
+      const current = await readEntry(this.#store, this.#key, signal)
       if (current?.entry.revision === revision) return this.#keep(entry, current.etag)
       if (current === undefined || !this.#revisions.includes(current.entry.revision)) {
         const who = current === undefined ? 'the ledger object is gone' : `${current.entry.owner} has taken it over`

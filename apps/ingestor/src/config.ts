@@ -1,6 +1,7 @@
 import { type S3Config, type S3ConfigInput, s3ConfigSchema } from '@common-handlers/s3-handler'
 import { type TrinoConfig, type TrinoConfigInput, trinoConfigSchema } from '@common-handlers/trino-handler'
 import { type VaultConfig, type VaultConfigInput, vaultConfigSchema } from '@common-handlers/vault-handler'
+import { parseStoreUrl } from '@common-handlers/storage'
 import { z } from 'zod'
 import { methods } from './ledger.ts'
 import type { WriteMode } from './queue.ts'
@@ -68,18 +69,6 @@ export interface IngestorConfigInput {
   readonly recovery?: { readonly budgetSeconds?: number | undefined; readonly waitSeconds?: number | undefined } | undefined
 }
 
-/** Bucket and prefix of `s3://bucket/prefix`, or the folder of `file:///folder`. */
-export type StoreLocation =
-  | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string }
-  | { readonly kind: 'folder'; readonly url: string }
-
-/** Takes `store` apart; undefined when it is neither. */
-export function parseStore(store: string): StoreLocation | undefined {
-  const [, bucket, prefix = ''] = /^s3:\/\/([^/?#\s]+)(?:\/([^?#]*))?$/.exec(store) ?? []
-  if (bucket !== undefined) return { kind: 's3', bucket, prefix: prefix.replace(/\/+$/, '') }
-  return /^file:\/\/\/[^?#]*$/.test(store) ? { kind: 'folder', url: store.replace(/(?<!\/)\/+$/, '') } : undefined
-}
-
 const name = z.string().min(1)
 const seconds = z.int().positive()
 
@@ -102,7 +91,7 @@ export const ingestorConfigSchema: z.ZodType<IngestorConfig, IngestorConfigInput
     dataset: name.describe('folder of the runs in the store'),
     store: z
       .string()
-      .refine((store) => parseStore(store) !== undefined, 'expected s3://bucket/prefix or file:///folder')
+      .refine((store) => parseStoreUrl(store) !== undefined, 'expected s3://bucket/prefix or file:///folder')
       .describe('where the extractor wrote: s3://bucket/prefix or file:///folder'),
     engine: z.enum(['trino', 'duckdb']).describe('what loads the rows'),
     target: targetSchema,

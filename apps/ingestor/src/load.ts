@@ -80,6 +80,7 @@ async function withClaim(
   const { manifest, method, ledgerKey: key, ledgerName: target } = request
   const { logger, owner, leaseMs, signal, wait } = context
   const { runId, dataset } = manifest
+  using grace = graceAfter(signal, context.settleMs)
   const claimed = await claimRun(
     context.store,
     { key, dataset, runId, target, method },
@@ -88,13 +89,14 @@ async function withClaim(
       leaseMs,
       logger,
       signal,
+      writes: grace.signal,
       wait,
       onWait: (held) => logger.info({ runId, owner: held.owner }, 'waiting for another worker to end its claim'),
     },
   )
   if (!(claimed instanceof Claim)) return resultOf(claimed, false, began)
   await using claim = claimed
-  const load = new RunLoad(request, context, claim)
+  const load = new RunLoad(request, context, claim, grace.signal)
   try {
     return resultOf(await work(load), true, began)
   } catch (error) {
@@ -112,16 +114,19 @@ class RunLoad {
   readonly #claim: Claim
   /** Ends with the caller's signal or with the claim. */
   readonly #signal: AbortSignal
+  /** For what must still be done after the caller's signal; ends some time after it, or with the claim. */
+  readonly #grace: AbortSignal
   readonly #end: number
   #verified = false
   /** The statement that was followed to its end without an error. */
   #followed: Submission | undefined
 
-  constructor(request: LoadRequest, context: LoadContext, claim: Claim) {
+  constructor(request: LoadRequest, context: LoadContext, claim: Claim, grace: AbortSignal) {
     this.#request = request
     this.#context = context
     this.#claim = claim
     this.#signal = AbortSignal.any([context.signal, claim.signal])
+    this.#grace = AbortSignal.any([grace, claim.signal])
     this.#end = Date.now() + context.budgetMs
   }
 
@@ -229,15 +234,13 @@ class RunLoad {
   }
 
   async #fate(attempt: LoadAttempt, submission: Submission): Promise<Fate | 'assumed'> {
-    const { engine, logger, signal, settleMs } = this.#context
-    using grace = graceAfter(signal, settleMs)
-    const ends = AbortSignal.any([grace.signal, this.#claim.signal])
+    const { engine, logger } = this.#context
     try {
       // Asking again is harmless, and a server that is starting again must be waited for.
-      return await retry(() => engine.settle(attempt, submission, { signal: ends }), {
+      return await retry(() => engine.settle(attempt, submission, { signal: this.#grace }), {
         policy: { ...PATIENT, budgetMs: Math.max(0, this.#end - Date.now()) },
         idempotent: true,
-        signal: ends,
+        signal: this.#grace,
         onRetry: (error, next) => logger.warn({ error, ...next }, 'cannot find out yet what became of the statement'),
       })
     } catch (error) {
@@ -250,7 +253,7 @@ class RunLoad {
 
   async #takeBack(attempt: LoadAttempt, submission: Submission, commit: Commit): Promise<never> {
     const { engine } = this.#context
-    const undone = await engine.undo(attempt, submission, commit, { signal: this.#claim.signal })
+    const undone = await engine.undo(attempt, submission, commit, { signal: this.#grace })
     if (undone) await this.#claim.restart(this.#request.method)
     throw rowsDiffer(this.#request.manifest, commit, engine.target, undone)
   }
@@ -261,10 +264,9 @@ class RunLoad {
 
   /** What cannot be removed is no reason to fail: the next run removes it. */
   async #unstage(): Promise<void> {
-    const { engine, logger, signal, settleMs } = this.#context
-    using grace = graceAfter(signal, settleMs)
+    const { engine, logger } = this.#context
     try {
-      await engine.unstage(this.#now, { signal: AbortSignal.any([grace.signal, this.#claim.signal]) })
+      await engine.unstage(this.#now, { signal: this.#grace })
     } catch (error) {
       logger.warn({ error }, 'what the load made beside the table could not be removed; the next run does it')
     }

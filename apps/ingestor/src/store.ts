@@ -1,7 +1,7 @@
 import { type CallOptions, type CheckResult, ConfigError, type Logger } from '@common-handlers/core'
 import { S3Handler } from '@common-handlers/s3-handler'
-import { LocalFolderStore, type ObjectStore } from '@common-handlers/storage'
-import { type IngestorConfig, parseStore } from './config.ts'
+import { LocalFolderStore, type ObjectStore, parseStoreUrl } from '@common-handlers/storage'
+import type { IngestorConfig } from './config.ts'
 
 /** The store of the runs and of the ledger. */
 export interface RunStore {
@@ -12,7 +12,7 @@ export interface RunStore {
 
 /** Opens the store that the configuration names. Nothing is connected before the first call. */
 export function openStore(config: Pick<IngestorConfig, 'store' | 's3'>, logger: Logger): RunStore {
-  const location = parseStore(config.store)
+  const location = parseStoreUrl(config.store)
   if (location === undefined) {
     throw new ConfigError(`store: expected s3://bucket/prefix or file:///folder, not ${config.store}`, { code: 'CONFIG_INVALID' })
   }

@@ -145,7 +145,7 @@ export class LocalFolderStore implements ObjectStore {
             return undefined
           },
         },
-        { name: 'delete it', run: async () => void (await this.delete(key, options)) },
+        { name: 'delete it', run: () => this.delete(key, options).then(() => undefined) },
       ],
       options?.signal,
     )
@@ -207,7 +207,7 @@ export class LocalFolderStore implements ObjectStore {
       .filter((entry) => (entry.isFile() || entry.isDirectory()) && !(folder === '' && entry.name === PRIVATE_FOLDER))
       .map((entry: Dirent) => folder + entry.name + (entry.isDirectory() ? '/' : ''))
       .filter((key) => key.startsWith(prefix) || prefix.startsWith(key))
-      .sort(compareKeys)
+      .toSorted(compareKeys)
     for (const key of keys) {
       options?.signal?.throwIfAborted()
       if (key.endsWith('/')) yield* this.#walk(key, prefix, options)
@@ -315,7 +315,11 @@ export class LocalFolderStore implements ObjectStore {
     if (process.platform === 'win32') return
     for (let folder = path; folder.startsWith(this.#settings.folder); folder = dirname(folder)) {
       const handle = await open(folder, 'r').catch(absentAsUndefined)
-      if (handle !== undefined) await handle.sync().finally(() => handle.close())
+      try {
+        await handle?.sync()
+      } finally {
+        await handle?.close()
+      }
       if (folder === this.#settings.folder) break
     }
   }
