@@ -59,7 +59,7 @@ async function* rowBlocks(
   let pendingBytes = 0
   let inQuotes = false
   let line = 1
-  for await (const piece of stream) {
+  for await (const piece of undamaged(stream, () => line)) {
     const chunk = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength)
     const rowEnds: number[] = []
     for (let position = 0, quote = -2, lf = -2; ; ) {
@@ -96,6 +96,16 @@ async function* rowBlocks(
   }
   if (inQuotes) throw new Broken(line, 'a quote is opened in this row and never closed')
   if (pendingBytes > 0) yield { bytes: Buffer.concat([...pending, Buffer.from('\n')]), rowEnds: [pendingBytes + 1], rows: 1, line }
+}
+
+/** What a decoder says of bytes that are cut off or damaged, with the line up to which they could be read. */
+async function* undamaged(stream: AsyncIterable<Uint8Array>, line: () => number): AsyncGenerator<Uint8Array> {
+  try {
+    yield* stream
+  } catch (error) {
+    const { code = '', message } = error as NodeJS.ErrnoException
+    throw /^Z(STD)?_/.test(code) ? new Broken(line(), `the compressed bytes are damaged or cut off from here: ${message}`) : error
+  }
 }
 
 function count(bytes: Buffer, byte: number): number {

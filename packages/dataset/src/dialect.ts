@@ -140,9 +140,11 @@ function endOfField(row: Buffer, from: number, end: number): number {
   return end
 }
 
+// oxlint-disable no-control-regex -- control characters are what this is about
 const ESCAPABLE = /[\n\r\u0001\u0002]/g
 const LETTERS: Readonly<Record<string, string>> = { '\n': '\u0002n', '\r': '\u0002r', '\u0001': '\u00021', '\u0002': '\u00022' }
 const ESCAPED = /\u0002(.?)/gsu
+// oxlint-enable no-control-regex
 const MEANINGS: Readonly<Record<string, string>> = { n: '\n', r: '\r', 1: '\u0001', 2: '\u0002', N: '\\N' }
 
 /** One value as a field of the dialect, quoted where CSV asks for it; null is `\N`. */

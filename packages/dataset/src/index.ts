@@ -2,6 +2,7 @@ export { decompress } from './compression.ts'
 export { type BrokenRow, type CsvFormat, type CsvRow, findBrokenRow, readRows, type ReadOptions, transcode } from './csv-reader.ts'
 export { copySettings, type DecodeOptions, duckdbDecode, trinoDecode } from './decode.ts'
 export { decodeField, encodeField, encodeOneRowALine, encodeRow, type RowBlock } from './dialect.ts'
+export { manifestJsonSchema } from './json-schema.ts'
 export {
   assertDatasetName,
   type DatasetStore,

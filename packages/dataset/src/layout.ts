@@ -90,12 +90,12 @@ export function parseRunKey(key: string): { readonly dataset: string; readonly r
 /** Every run of a dataset, oldest first, those without a manifest included. */
 export async function listRuns(store: DatasetStore, dataset: string, options?: CallOptions): Promise<RunListing[]> {
   assertDatasetName(dataset)
-  const runs = new Map<string, { committed: boolean; abandoned: boolean; files: number; bytes: number; lastModified: Date; keys: string[] }>()
+  const runs = new Map<string, { runId: string; committed: boolean; abandoned: boolean; files: number; bytes: number; lastModified: Date; keys: string[] }>()
   for await (const { key, size, lastModified } of store.list(`${dataset}/run=`, options)) {
     const parsed = parseRunKey(key)
     if (parsed === undefined || parsed.dataset !== dataset) continue
     let run = runs.get(parsed.runId)
-    if (run === undefined) runs.set(parsed.runId, (run = { committed: false, abandoned: false, files: 0, bytes: 0, lastModified, keys: [] }))
+    if (run === undefined) runs.set(parsed.runId, (run = { runId: parsed.runId, committed: false, abandoned: false, files: 0, bytes: 0, lastModified, keys: [] }))
     run.keys.push(key)
     if (lastModified > run.lastModified) run.lastModified = lastModified
     if (parsed.name === MANIFEST_NAME) {
@@ -106,7 +106,7 @@ export async function listRuns(store: DatasetStore, dataset: string, options?: C
       run.bytes += size
     }
   }
-  return [...runs].map(([runId, run]) => ({ runId, ...run })).sort((a, b) => (a.runId < b.runId ? -1 : 1))
+  return [...runs.values()].toSorted((a, b) => (a.runId < b.runId ? -1 : 1))
 }
 
 /**
