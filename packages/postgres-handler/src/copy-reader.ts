@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream'
 import { DataError } from '@common-handlers/core'
 import type { Submittable, Wire } from './driver.ts'
+import { LENT } from './socket.ts'
 
 /** Some whole rows of a COPY. */
 export interface CopyBlock {
@@ -104,6 +105,7 @@ export class CopyReader implements Submittable {
     this.#driverListeners = stream.listeners('data') as ((chunk: Buffer) => void)[]
     for (const listener of this.#driverListeners) stream.off('data', listener)
     stream.on('data', this.#onData)
+    stream.on(LENT, this.#onData)
     stream.once('close', this.#onClose)
     wire.query(this.#sql)
     return null
@@ -139,7 +141,8 @@ export class CopyReader implements Submittable {
         const message = this.#message
         this.#message = undefined
         if (message[0] === READY_FOR_QUERY) {
-          this.#giveBack(message, chunk.subarray(at))
+          // The chunk may be on loan, and pg keeps what it gets.
+          this.#giveBack(message, Buffer.from(chunk.subarray(at)))
           return
         }
         this.#forward(message)
@@ -219,6 +222,7 @@ export class CopyReader implements Submittable {
   #giveBack(message: Buffer, rest: Buffer): void {
     const stream = this.#stream as Duplex
     stream.off('data', this.#onData)
+    stream.off(LENT, this.#onData)
     stream.off('close', this.#onClose)
     for (const listener of this.#driverListeners) stream.on('data', listener)
     if (!this.#discarding) this.#emitBlock()

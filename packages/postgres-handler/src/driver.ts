@@ -2,6 +2,7 @@ import type { Duplex } from 'node:stream'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 import type { PostgresConfig } from './config.ts'
+import { lendingSocket } from './socket.ts'
 import { readerOf } from './values.ts'
 
 // The one file that knows pg. What it uses beyond pg's documentation is declared here and held by the tests on a real
@@ -192,6 +193,8 @@ export function openPool(
     options: sessionOptions(config),
     types: { getTypeParser: readerOf as pg.CustomTypesConfig['getTypeParser'] },
     keepAlive: true,
+    // TLS has buffers of its own.
+    ...(ssl === false ? { stream: lendingSocket } : {}),
     connectionTimeoutMillis: config.connectTimeoutMs,
     min: config.pool.min,
     max: config.pool.max,
