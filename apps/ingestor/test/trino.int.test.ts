@@ -1,5 +1,5 @@
 import { manifestKey, runPrefix } from '@common-handlers/dataset'
-import { describeWith } from '@common-handlers/testkit'
+import { describeWith } from '@common-handlers/testkit/vitest'
 import { expect, it } from 'vitest'
 import { auditColumns, auditRow, auditRows, withoutKey, writeRun } from './run-files.ts'
 import { trinoWorld } from './trino-world.ts'
