@@ -255,7 +255,7 @@ function listKeys(app: App<z.ZodType>): { text: string; json: unknown } {
     description: key.description,
   }))
   const rows = keys.map((key) => {
-    const fallback = ['string', 'number', 'boolean'].includes(typeof key.default) ? String(key.default as string) : ''
+    const fallback = ['string', 'number', 'boolean'].includes(typeof key.default) ? `${key.default as string}` : ''
     return [key.key, key.type, fallback, key.environment, key.description ?? '']
   })
   return { text: formatTable([['key', 'type', 'default', 'environment', ''], ...rows]), json: keys }

@@ -33,7 +33,7 @@ const hasToJson = (value: unknown): value is { toJSON(): unknown } =>
 
 function humanLine(line: string): string {
   const { level, time, message, error, ...facts } = JSON.parse(line) as Record<string, unknown>
-  const said = message === undefined ? [] : [String(message as string)]
+  const said = message === undefined ? [] : [message as string]
   const shown = Object.entries(facts).map(([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
   const failure = error === undefined ? [] : [(error as { message?: string }).message ?? JSON.stringify(error)]
   return `${String(time).slice(11, 19)} ${String(level).padEnd(5)} ${[...said, ...failure, ...shown].join('  ')}\n`

@@ -11,8 +11,16 @@ export const pyiceberg: Artifact = {
       throw new ProvisionError('PyIceberg is fetched with pip, which is missing: install Python 3 with pip', { cause: error })
     })
     await runClient('python3', [
-      ...['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--root-user-action=ignore'],
-      ...['--only-binary=:all:', '--target', into, `pyiceberg[pyarrow]==${this.version}`],
+      '-m',
+      'pip',
+      'install',
+      '--quiet',
+      '--disable-pip-version-check',
+      '--root-user-action=ignore',
+      '--only-binary=:all:',
+      '--target',
+      into,
+      `pyiceberg[pyarrow]==${this.version}`,
     ])
   },
 }
