@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { openbaoAdmin, startOpenBao, startPostgres, startSeaweedfs, startTrino } from '@common-handlers/testkit'
+import { openbaoAdmin, startOpenBao, startPostgres, startSeaweedfs, startTrino, type TrinoOptions } from '@common-handlers/testkit'
 import { TrinoHandler } from '@common-handlers/trino-handler'
 import type { Stage } from './stage.ts'
 
@@ -11,12 +11,12 @@ export interface RealState {
 }
 
 /** OpenBao, PostgreSQL, SeaweedFS (S3 and Iceberg REST catalog) and Trino, fetched and started by the project itself. */
-export async function realStage(folder: string): Promise<Stage> {
+export async function realStage(folder: string, trinoOptions: Pick<TrinoOptions, 'heapMegabytes'> = {}): Promise<Stage> {
   await rm(folder, { recursive: true, force: true })
   await mkdir(folder, { recursive: true })
   await using started = new AsyncDisposableStack()
   const [postgres, openbao, s3] = await settle(started, [startPostgres(), startOpenBao(), startSeaweedfs()])
-  const [trino] = await settle(started, [startTrino({ s3 })])
+  const [trino] = await settle(started, [startTrino({ s3, ...trinoOptions })])
   const extractorPassword = randomBytes(18).toString('base64url')
   const bao = openbaoAdmin(openbao)
   await bao.putSecret('audit/postgres', { password: extractorPassword })
