@@ -128,6 +128,7 @@ describeWith(['s3'], 'startSeaweedfs', () => {
   it('holds to conditional writes and refuses a wrong secret', async () => {
     await using server = await startSeaweedfs()
     expect(await statusWithWrongSecret(server)).toBe(403)
+    expect(await statusesOfTwoClaims(server)).toEqual([200, 412])
   })
 })
 
@@ -136,6 +137,7 @@ describeWith(['versitygw'], 'startVersitygw', () => {
     const server = await startVersitygw()
     await createBucket(server, 'another')
     expect(await statusWithWrongSecret(server)).toBe(403)
+    expect(await statusesOfTwoClaims(server)).toEqual([200, 412])
     expect(await life(server, storing(server))).toEqual(clean)
   })
 })
@@ -154,7 +156,7 @@ describeWith(['trino', 's3', 'postgres'], 'startTrino', ({ trino, s3, postgres }
   })
 
   it('reports errors', async () => {
-    await expect(runOnTrino(trino, 'SELECT * FROM lake.no.table')).rejects.toThrow('SCHEMA_NOT_FOUND')
+    await expect(runOnTrino(trino, 'SELECT * FROM lake.nowhere.t')).rejects.toThrow('SCHEMA_NOT_FOUND')
   })
 
   it('runs, and finds its tables again', { timeout: 400_000 }, async () => {
@@ -211,7 +213,7 @@ function storing(server: S3Address): Work {
   const key = `${server.bucket}/folder/a file`
   return {
     async write() {
-      expect((await s3Request(server, 'PUT', key, 'content')).status).toBe(200)
+      expect((await s3Request(server, 'PUT', key, { body: 'content' })).status).toBe(200)
     },
     async read() {
       const response = await s3Request(server, 'GET', key)
@@ -223,4 +225,13 @@ function storing(server: S3Address): Work {
 async function statusWithWrongSecret(server: S3Address): Promise<number> {
   const response = await s3Request({ ...server, secretAccessKey: 'wrong' }, 'GET', `${server.bucket}?list-type=2`)
   return response.status
+}
+
+/** Two writes of one key that must not exist yet: what exactly-once rests on. */
+async function statusesOfTwoClaims(server: S3Address): Promise<number[]> {
+  const claim = async (): Promise<number> => {
+    const options = { body: 'mine', headers: { 'if-none-match': '*' } }
+    return (await s3Request(server, 'PUT', `${server.bucket}/claim`, options)).status
+  }
+  return [await claim(), await claim()]
 }

@@ -158,7 +158,8 @@ class ServerProcess {
     try {
       const child = spawn(command, args, {
         cwd,
-        env: childEnvironment(env),
+        // What it leaves in the temp folder of its kind of system goes with its own.
+        env: childEnvironment({ TMPDIR: folder, ...env }),
         stdio: ['ignore', log, log],
         // Its own process group: Ctrl-C reaches us, and we decide how the server ends.
         detached: true,

@@ -14,7 +14,12 @@ export async function runOnTrino(
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<TrinoRows> {
   const signal = options.signal === undefined ? {} : { signal: options.signal }
-  const headers = { 'x-trino-user': server.user, 'x-trino-time-zone': 'UTC' }
+  const headers = {
+    'x-trino-user': server.user,
+    'x-trino-time-zone': 'UTC',
+    // Without it timestamps are cut to milliseconds.
+    'x-trino-client-capabilities': 'PARAMETRIC_DATETIME',
+  }
   let answer = await page(`${server.url}/v1/statement`, { method: 'POST', body: sql, headers, ...signal })
   let columns: string[] = []
   const rows: unknown[][] = []
