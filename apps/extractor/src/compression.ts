@@ -8,13 +8,16 @@ export type Compressor = (block: Buffer) => Promise<Buffer>
 const gzipAsync = promisify<Buffer, object, Buffer>(gzip)
 const zstdAsync = promisify<Buffer, object, Buffer>(zstdCompress)
 
+/** Room for the whole result in one go, as a rule: each further piece is another round through the thread pool. */
+const outputSize = (block: Buffer): number => Math.max(16 * 1024, Math.ceil(block.byteLength / 3))
+
 /** A compressor that works on the thread pool, at the level given (gzip 1–9, zstd 1–19). */
 export function createCompressor(compression: Compression, level: number): Compressor {
   switch (compression) {
     case 'gzip':
-      return (block) => gzipAsync(block, { level })
+      return (block) => gzipAsync(block, { level, chunkSize: outputSize(block) })
     case 'zstd':
-      return (block) => zstdAsync(block, { params: { [constants.ZSTD_c_compressionLevel]: level } })
+      return (block) => zstdAsync(block, { chunkSize: outputSize(block), params: { [constants.ZSTD_c_compressionLevel]: level } })
     case 'none':
       return (block) => Promise.resolve(block)
   }

@@ -121,7 +121,8 @@ export const extractorConfigSchema: z.ZodType<ExtractorConfig, ExtractorConfigIn
     .describe('where the runs lie: s3://bucket/prefix or file:///folder'),
   source: sourceSchema,
   postgres: postgresConfigSchema,
-  s3: z.strictObject(s3Shape).prefault({}),
+  // Compressed files come slower than a network takes them: two parts under way are enough, and hold half the memory.
+  s3: z.strictObject({ ...s3Shape, concurrency: z.int().min(1).max(64).default(2).describe('Parts of one upload sent at the same time') }).prefault({}),
   vault: vaultConfigSchema.optional().describe('where vault:path#field is read'),
   output: outputSchema.prefault({}),
 }) as unknown as z.ZodType<ExtractorConfig, ExtractorConfigInput>

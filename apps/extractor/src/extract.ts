@@ -33,8 +33,8 @@ export interface ExtractionContext {
 export type Extraction = { readonly manifest: Manifest; readonly csvBytes: number } | { readonly manifest?: undefined; readonly previousRunId: string }
 
 /** Compressed at the same time; more would only wait for the two or three threads that are there. */
-const BLOCKS_IN_FLIGHT = 4
-const MAX_BLOCK_BYTES = 1024 * 1024
+const BLOCKS_IN_FLIGHT = 3
+const MAX_BLOCK_BYTES = 512 * 1024
 const MIN_BLOCK_BYTES = 16 * 1024
 /** Time for taking back what an unfinished run has written. What is left then, `gc` finds. */
 const CLEAN_UP_MS = 5_000
