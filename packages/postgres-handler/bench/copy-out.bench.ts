@@ -36,7 +36,7 @@ async function handler(): Promise<Measured> {
   const [start, cpu] = [performance.now(), process.cpuUsage()]
   let seen = 0
   bytes = 0
-  for await (const block of pg.copyOut(copy)) {
+  for await (const block of pg.copyOut(copy, { reuseBlocks: true })) {
     seen += block.rows
     bytes += block.bytes.length
   }
@@ -55,7 +55,8 @@ async function psql(): Promise<Measured> {
   return { wall, cpu: used.reduce((sum, [, minutes, seconds]) => sum + Number(minutes) * 60 + Number(seconds), 0) }
 }
 
-const median = (numbers: readonly number[]): number => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN
+const median = (numbers: readonly number[]): number =>
+  numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN
 
 await handler()
 await psql()
@@ -67,11 +68,15 @@ for (let round = 0; round < rounds; round++) {
 }
 const summary = (name: string, all: readonly Measured[]): Measured => {
   const found = { wall: median(all.map((one) => one.wall)), cpu: median(all.map((one) => one.cpu)) }
-  process.stdout.write(`${name.padEnd(10)} wall ${found.wall.toFixed(2)} s   client CPU ${found.cpu.toFixed(2)} s   ${Math.round(rows / found.wall)} rows/s\n`)
+  process.stdout.write(
+    `${name.padEnd(10)} wall ${found.wall.toFixed(2)} s   client CPU ${found.cpu.toFixed(2)} s   ${Math.round(rows / found.wall)} rows/s\n`,
+  )
   return found
 }
 process.stdout.write(`${rows} rows, ${(bytes / 1e6).toFixed(0)} MB, median of ${rounds}\n`)
 const our = summary('handler', ours)
 const their = summary('psql', theirs)
 const rss = process.resourceUsage().maxRSS / 1024
-process.stdout.write(`ratio      wall ${(our.wall / their.wall).toFixed(2)}   client CPU ${(our.cpu / their.cpu).toFixed(2)}   peak RSS ${rss.toFixed(0)} MB\n`)
+process.stdout.write(
+  `ratio      wall ${(our.wall / their.wall).toFixed(2)}   client CPU ${(our.cpu / their.cpu).toFixed(2)}   peak RSS ${rss.toFixed(0)} MB\n`,
+)

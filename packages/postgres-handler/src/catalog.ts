@@ -137,12 +137,21 @@ interface ColumnRow {
   readonly key_position: number | null
 }
 
-async function rowsOf<T>(connection: Connection, text: string, values: readonly unknown[], signal: AbortSignal | undefined): Promise<T[]> {
+async function rowsOf<T>(
+  connection: Connection,
+  text: string,
+  values: readonly unknown[],
+  signal: AbortSignal | undefined,
+): Promise<T[]> {
   const { fields, rows } = await connection.query(text, values, signal)
   return rows.map((row) => Object.fromEntries(fields.map((field, index) => [field.name, row[index]])) as T)
 }
 
-async function findTable(connection: Connection, name: string, signal: AbortSignal | undefined): Promise<TableRow & { readonly quoted: string }> {
+async function findTable(
+  connection: Connection,
+  name: string,
+  signal: AbortSignal | undefined,
+): Promise<TableRow & { readonly quoted: string }> {
   const [row] = await rowsOf<TableRow>(connection, FIND_TABLE, [name], signal)
   if (row === undefined) {
     throw new NotFoundError(`there is no table or view ${name}, or its schema is not in the search_path`, {
@@ -157,7 +166,11 @@ async function findTable(connection: Connection, name: string, signal: AbortSign
 }
 
 /** @throws NotFoundError `POSTGRES_TABLE_NOT_FOUND` */
-export async function describeTable(connection: Connection, name: string, signal: AbortSignal | undefined): Promise<TableDescription> {
+export async function describeTable(
+  connection: Connection,
+  name: string,
+  signal: AbortSignal | undefined,
+): Promise<TableDescription> {
   const table = await findTable(connection, name, signal)
   const columns = (await rowsOf<ColumnRow>(connection, TABLE_COLUMNS, [table.oid], signal)).map(toColumn)
   const estimatedRows = await estimateTable(connection, table, signal)
@@ -182,14 +195,24 @@ async function estimateTable(
 }
 
 /** Describes a query by preparing it; it is not run. @throws DataError `POSTGRES_NO_COLUMNS` where it returns no rows */
-export async function describeQuery(connection: Connection, query: string, signal: AbortSignal | undefined): Promise<QueryDescription> {
+export async function describeQuery(
+  connection: Connection,
+  query: string,
+  signal: AbortSignal | undefined,
+): Promise<QueryDescription> {
   const fields = await connection.describe(query, signal)
   if (fields.length === 0) {
     throw new DataError('the statement returns no columns', { code: 'POSTGRES_NO_COLUMNS' })
   }
-  const asked = [fields.map((field) => field.name), fields.map((field) => field.typeOid), fields.map((field) => field.typeModifier)]
+  const asked = [
+    fields.map((field) => field.name),
+    fields.map((field) => field.typeOid),
+    fields.map((field) => field.typeModifier),
+  ]
   const columns = (await rowsOf<ColumnRow>(connection, RESULT_COLUMNS, asked, signal)).map(toColumn)
-  const estimatedRows = /^\s*(?:select|with|values|table)\b/i.test(query) ? await estimateRows(connection, query, signal) : undefined
+  const estimatedRows = /^\s*(?:select|with|values|table)\b/i.test(query)
+    ? await estimateRows(connection, query, signal)
+    : undefined
   return { columns, ...(estimatedRows === undefined ? {} : { estimatedRows }) }
 }
 

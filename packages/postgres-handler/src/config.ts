@@ -63,7 +63,10 @@ export interface PostgresConfig {
 }
 
 const sslModes = ['disable', 'require', 'verify-ca', 'verify-full'] as const
-const milliseconds = z.int().min(0).max(2 ** 31 - 1)
+const milliseconds = z
+  .int()
+  .min(0)
+  .max(2 ** 31 - 1)
 
 const poolSchema = z.strictObject({
   min: z.int().min(0).default(0).describe('Connections that are kept though they are idle'),
@@ -91,30 +94,32 @@ const optionsSchema = z.strictObject({
 type Options = z.output<typeof optionsSchema>
 
 /** One strict schema for all options but the logger. Apps embed it in their own. */
-export const postgresConfigSchema: z.ZodType<PostgresConfig, PostgresConfigInput> = optionsSchema.transform((options, context) => {
-  const problem = (path: string, message: string): void => {
-    context.issues.push({ code: 'custom', message, path: [path], input: undefined })
-  }
-  const given = options.url === undefined ? {} : fromUrl(options, options.url, problem)
-  const { sslMode = 'disable', ...config } = { ...defined(options), ...given }
-  if (config.user === undefined) problem('user', 'missing')
-  else if (config.sslRootCert !== undefined && (sslMode === 'disable' || sslMode === 'require')) {
-    problem('sslRootCert', `is not looked at with sslMode "${sslMode}": use verify-ca or verify-full`)
-  } else if (config.pool.min > config.pool.max) problem('pool', 'min is greater than max')
-  return {
-    host: config.host ?? 'localhost',
-    port: config.port ?? 5432,
-    database: config.database ?? config.user ?? '',
-    user: config.user ?? '',
-    password: config.password,
-    sslMode,
-    sslRootCert: config.sslRootCert,
-    applicationName: config.applicationName ?? 'common-handlers',
-    connectTimeoutMs: config.connectTimeoutMs ?? 10_000,
-    statementTimeoutMs: config.statementTimeoutMs,
-    pool: config.pool,
-  }
-}) as unknown as z.ZodType<PostgresConfig, PostgresConfigInput>
+export const postgresConfigSchema: z.ZodType<PostgresConfig, PostgresConfigInput> = optionsSchema.transform(
+  (options, context) => {
+    const problem = (path: string, message: string): void => {
+      context.issues.push({ code: 'custom', message, path: [path], input: undefined })
+    }
+    const given = options.url === undefined ? {} : fromUrl(options, options.url, problem)
+    const { sslMode = 'disable', ...config } = { ...defined(options), ...given }
+    if (config.user === undefined) problem('user', 'missing')
+    else if (config.sslRootCert !== undefined && (sslMode === 'disable' || sslMode === 'require')) {
+      problem('sslRootCert', `is not looked at with sslMode "${sslMode}": use verify-ca or verify-full`)
+    } else if (config.pool.min > config.pool.max) problem('pool', 'min is greater than max')
+    return {
+      host: config.host ?? 'localhost',
+      port: config.port ?? 5432,
+      database: config.database ?? config.user ?? '',
+      user: config.user ?? '',
+      password: config.password,
+      sslMode,
+      sslRootCert: config.sslRootCert,
+      applicationName: config.applicationName ?? 'common-handlers',
+      connectTimeoutMs: config.connectTimeoutMs ?? 10_000,
+      statementTimeoutMs: config.statementTimeoutMs,
+      pool: config.pool,
+    }
+  },
+)
 
 const defined = (options: Options): Options =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Options

@@ -1,5 +1,5 @@
 import { ConflictError, DataError } from '@common-handlers/core'
-import { type CopyBlock, CopyReader } from './copy-reader.ts'
+import { type CopyBlock, CopyReader, type CopyReaderOptions } from './copy-reader.ts'
 import { DescribeStatement } from './describe-statement.ts'
 import { type CancelTarget, type PooledClient, requestCancel, type WireField } from './driver.ts'
 import { type Circumstances, toHandlerError } from './errors.ts'
@@ -47,7 +47,12 @@ export class Connection {
   async query(text: string, values: readonly unknown[], signal: AbortSignal | undefined, phase?: 'commit'): Promise<RawResult> {
     const bound = values.map(bindValue)
     const result = await this.#attend(text, signal, () => this.#client.run(text, bound), phase)
-    return { fields: result.fields.map(toField), rows: result.rows, rowCount: result.rowCount ?? 0, command: result.command ?? '' }
+    return {
+      fields: result.fields.map(toField),
+      rows: result.rows,
+      rowCount: result.rowCount ?? 0,
+      command: result.command ?? '',
+    }
   }
 
   /** Any number of statements, one after the other, in one implicit transaction unless they say otherwise. */
@@ -68,12 +73,13 @@ export class Connection {
   /** COPY … TO STDOUT in blocks of whole rows. Leaving the loop, or an abort, cancels it on the server. */
   async *copyOut(
     text: string,
-    { signal, blockBytes }: { readonly signal?: AbortSignal | undefined; readonly blockBytes?: number | undefined },
+    signal: AbortSignal | undefined,
+    options: CopyReaderOptions | undefined,
   ): AsyncGenerator<CopyBlock, void, undefined> {
     signal?.throwIfAborted()
     const done = await this.#turn()
     this.#copying = true
-    const reader = new CopyReader(text, blockBytes)
+    const reader = new CopyReader(text, options)
     let cancelled: Promise<void> | undefined
     const stop = (reason: unknown): Promise<void> => {
       reader.discard(reason)
@@ -115,9 +121,12 @@ export class Connection {
     }
     const ended = await this.query('COMMIT', [], signal, 'commit')
     if (ended.command === 'COMMIT') return result
-    throw new ConflictError('a statement of the transaction had failed, so that the server rolled it back instead of committing', {
-      code: 'POSTGRES_TRANSACTION_FAILED',
-    })
+    throw new ConflictError(
+      'a statement of the transaction had failed, so that the server rolled it back instead of committing',
+      {
+        code: 'POSTGRES_TRANSACTION_FAILED',
+      },
+    )
   }
 
   /** Resolves when the server waits for the next statement, or the connection has ended. */
@@ -140,9 +149,12 @@ export class Connection {
   /** Waits until the connection is free; call what it returns when it is again. */
   async #turn(): Promise<() => void> {
     if (this.#copying) {
-      throw new ConflictError('a COPY is being read on this connection: read it to its end, or leave it, before the next statement', {
-        code: 'POSTGRES_CONNECTION_BUSY',
-      })
+      throw new ConflictError(
+        'a COPY is being read on this connection: read it to its end, or leave it, before the next statement',
+        {
+          code: 'POSTGRES_CONNECTION_BUSY',
+        },
+      )
     }
     const before = this.#last
     const { promise, resolve } = Promise.withResolvers<void>()

@@ -5,7 +5,7 @@ import { LENT } from './socket.ts'
 
 /** Some whole rows of a COPY. */
 export interface CopyBlock {
-  /** The rows as the server sent them, one after the other, line ends included. The block owns these bytes. */
+  /** The rows as the server sent them, one after the other, line ends included. Its own bytes, unless `reuseBlocks` was asked for. */
   readonly bytes: Buffer
   /** Where each row ends in `bytes`: row `i` is `bytes.subarray(i === 0 ? 0 : rowEnds[i - 1], rowEnds[i])`. */
   readonly rowEnds: Uint32Array
@@ -15,6 +15,17 @@ export interface CopyBlock {
 
 /** Bytes of a block unless told otherwise. */
 export const DEFAULT_BLOCK_BYTES: number = 1024 * 1024
+
+export interface CopyReaderOptions {
+  /** Bytes of a block; a longer row makes a longer block. Default 1 MiB. */
+  readonly blockBytes?: number | undefined
+  /**
+   * True: the bytes of a block are only good until the next one is asked for, and their memory is used again. Right for
+   * a loop that is done with a block, compression included, at the end of its body; it halves what COPY costs in the
+   * client. Default false: each block owns its bytes.
+   */
+  readonly reuseBlocks?: boolean | undefined
+}
 
 /** Blocks that wait for their reader before the socket is paused. */
 const MAX_WAITING_BLOCKS = 2
@@ -59,9 +70,15 @@ export class CopyReader implements Submittable {
   #binary = false
   #reportedRows: number | undefined
 
-  constructor(sql: string, blockBytes: number = DEFAULT_BLOCK_BYTES) {
+  readonly #reuse: boolean
+  /** The memory of the block that is with the reader, and that of blocks it has done with. */
+  #lent: Buffer | undefined
+  readonly #free: Buffer[] = []
+
+  constructor(sql: string, { blockBytes = DEFAULT_BLOCK_BYTES, reuseBlocks = false }: CopyReaderOptions = {}) {
     this.#sql = sql
     this.#blockBytes = blockBytes
+    this.#reuse = reuseBlocks
   }
 
   /** True when the server waits for the next statement, or the connection has ended. */
@@ -71,11 +88,14 @@ export class CopyReader implements Submittable {
 
   /** The next block; undefined after the last. @throws what the server or the socket had to say, and DataError */
   async next(): Promise<CopyBlock | undefined> {
+    if (this.#lent !== undefined) this.#free.push(this.#lent)
+    this.#lent = undefined
     for (;;) {
       if (this.#error !== undefined) throw this.#error
       const block = this.#blocks.shift()
       if (block !== undefined) {
         if (this.#paused && this.#blocks.length < MAX_WAITING_BLOCKS) this.#resume()
+        if (this.#reuse && block.bytes.buffer.byteLength === this.#blockBytes) this.#lent = Buffer.from(block.bytes.buffer)
         return block
       }
       if (this.#finished) {
@@ -156,7 +176,8 @@ export class CopyReader implements Submittable {
     if (this.#discarding) return
     if (this.#fill + length > this.#block.length) {
       this.#emitBlock()
-      this.#block = Buffer.allocUnsafeSlow(Math.max(this.#blockBytes, length))
+      this.#block =
+        (length <= this.#blockBytes ? this.#free.pop() : undefined) ?? Buffer.allocUnsafeSlow(Math.max(this.#blockBytes, length))
     }
     // A row of no bytes has come whole already.
     if (length === 0) this.#endRow()
@@ -184,7 +205,11 @@ export class CopyReader implements Submittable {
 
   #emitBlock(): void {
     if (this.#rows === 0) return
-    this.#blocks.push({ bytes: this.#block.subarray(0, this.#fill), rowEnds: this.#rowEnds.slice(0, this.#rows), rows: this.#rows })
+    this.#blocks.push({
+      bytes: this.#block.subarray(0, this.#fill),
+      rowEnds: this.#rowEnds.slice(0, this.#rows),
+      rows: this.#rows,
+    })
     this.#block = Buffer.alloc(0)
     this.#fill = 0
     this.#rows = 0

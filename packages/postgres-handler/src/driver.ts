@@ -135,7 +135,7 @@ export class DriverClient extends pg.Client {
   /** One statement in the extended protocol, which refuses two at once; rows as arrays. */
   async run(text: string, values: readonly (string | Buffer | null)[]): Promise<DriverResult> {
     const query = { text, values: [...values], rowMode: 'array' as const, queryMode: 'extended' }
-    return (await this.query(query)) as unknown as DriverResult
+    return await this.query(query)
   }
 
   /** Any number of statements in the simple protocol. Their rows are dropped. */

@@ -65,7 +65,11 @@ const kind =
     retry: Retry | 'by-phase' = 'never',
   ): Verdict =>
   (error, base, circumstances) =>
-    new Kind(explain(error), { ...base, code: `POSTGRES_${reason}`, retry: retry === 'by-phase' ? afterLoss(circumstances) : retry })
+    new Kind(explain(error), {
+      ...base,
+      code: `POSTGRES_${reason}`,
+      retry: retry === 'by-phase' ? afterLoss(circumstances) : retry,
+    })
 
 /** May the call be made again after its connection was lost? A transaction that was not being committed is gone with it. */
 function afterLoss({ phase }: Circumstances): Retry {
@@ -123,7 +127,19 @@ function fromServer(error: ServerError, circumstances: Circumstances): HandlerEr
   const verdict = verdicts[error.code] ?? verdicts[error.code.slice(0, 2)] ?? remote('FAILED')
   const { detail, hint, position, where, schema, table, column, constraint } = error
   const statement = circumstances.statement === undefined ? undefined : excerpt(circumstances.statement)
-  const facts = { sqlState: error.code, server: circumstances.target, detail, hint, position, where, schema, table, column, constraint, statement }
+  const facts = {
+    sqlState: error.code,
+    server: circumstances.target,
+    detail,
+    hint,
+    position,
+    where,
+    schema,
+    table,
+    column,
+    constraint,
+    statement,
+  }
   const context = Object.fromEntries(Object.entries(facts).filter(([, value]) => value !== undefined))
   return verdict(error, { code: '', context, cause: error }, circumstances)
 }
@@ -209,10 +225,18 @@ function fromSocket(error: unknown, circumstances: Circumstances): HandlerError 
     })
   }
   if (/connection timeout$|^timeout expired$/.test(message)) {
-    return new ConnectionError(`${circumstances.target} did not answer in time`, { ...base, code: 'POSTGRES_CONNECT_TIMEOUT', retry: 'safe' })
+    return new ConnectionError(`${circumstances.target} did not answer in time`, {
+      ...base,
+      code: 'POSTGRES_CONNECT_TIMEOUT',
+      retry: 'safe',
+    })
   }
   if (circumstances.phase === 'connect') {
-    return new ConnectionError(`cannot connect to ${circumstances.target}: ${message}`, { ...base, code: 'POSTGRES_CONNECT_FAILED', retry: 'safe' })
+    return new ConnectionError(`cannot connect to ${circumstances.target}: ${message}`, {
+      ...base,
+      code: 'POSTGRES_CONNECT_FAILED',
+      retry: 'safe',
+    })
   }
   // pg says "not queryable" before it has sent anything.
   const retry = message.endsWith('is not queryable') ? 'safe' : afterLoss(circumstances)

@@ -126,7 +126,11 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     return this.#queries.getRecords(statement, params, options)
   }
 
-  getRows(statement: string | SqlStatement, params?: readonly unknown[], options?: CallOptions): Promise<(readonly Row[string][])[]> {
+  getRows(
+    statement: string | SqlStatement,
+    params?: readonly unknown[],
+    options?: CallOptions,
+  ): Promise<(readonly Row[string][])[]> {
     return this.#queries.getRows(statement, params, options)
   }
 

@@ -50,10 +50,13 @@ export async function validated<T>(rows: readonly unknown[], schema: StandardSch
     if (result.issues !== undefined) {
       const issue = result.issues[0]
       const column = issue === undefined ? '' : issuePath(issue)
-      throw new DataError(`row ${index + 1}${column === '' ? '' : `, column "${column}"`}: ${issue?.message ?? 'does not fit the schema'}`, {
-        code: 'POSTGRES_ROW_INVALID',
-        where: { line: index + 1, ...(column === '' ? {} : { column }) },
-      })
+      throw new DataError(
+        `row ${index + 1}${column === '' ? '' : `, column "${column}"`}: ${issue?.message ?? 'does not fit the schema'}`,
+        {
+          code: 'POSTGRES_ROW_INVALID',
+          where: { line: index + 1, ...(column === '' ? {} : { column }) },
+        },
+      )
     }
     values.push(result.value)
   }

@@ -1,8 +1,15 @@
 import type { CallOptions } from '@common-handlers/core'
 import { DataError, withDeadline } from '@common-handlers/core'
-import { type ColumnDescription, describeQuery, describeTable, estimateRows, type QueryDescription, type TableDescription } from './catalog.ts'
+import {
+  type ColumnDescription,
+  describeQuery,
+  describeTable,
+  estimateRows,
+  type QueryDescription,
+  type TableDescription,
+} from './catalog.ts'
 import type { Connection } from './connection.ts'
-import type { CopyBlock } from './copy-reader.ts'
+import type { CopyBlock, CopyReaderOptions } from './copy-reader.ts'
 import { asObjects, validated } from './rows.ts'
 import { isStatement, type SqlStatement } from './sql.ts'
 import type { StandardSchema } from './standard-schema.ts'
@@ -17,10 +24,7 @@ export interface ReadOptions<T> extends CallOptions {
   readonly schema?: StandardSchema<T> | undefined
 }
 
-export interface CopyOutOptions extends CallOptions {
-  /** Bytes of a block; a longer row makes a longer block. Default 1 MiB. */
-  readonly blockBytes?: number | undefined
-}
+export interface CopyOutOptions extends CallOptions, CopyReaderOptions {}
 
 /** What a statement did. */
 export interface ExecuteResult {
@@ -39,7 +43,11 @@ export interface Queries {
    */
   getRecords<T = Row>(statement: string | SqlStatement, params?: readonly unknown[], options?: ReadOptions<T>): Promise<T[]>
   /** Rows as arrays, in the order of the columns; names may repeat. */
-  getRows(statement: string | SqlStatement, params?: readonly unknown[], options?: CallOptions): Promise<(readonly Row[string][])[]>
+  getRows(
+    statement: string | SqlStatement,
+    params?: readonly unknown[],
+    options?: CallOptions,
+  ): Promise<(readonly Row[string][])[]>
   /** One statement whose rows are not wanted. */
   execute(statement: string | SqlStatement, params?: readonly unknown[], options?: CallOptions): Promise<ExecuteResult>
   /**
@@ -73,7 +81,12 @@ export type StreamOnConnection = <T>(
 
 /** The queries over a way to get a connection: one from the pool for each call, or the one of a transaction. */
 export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries {
-  const read = (action: string, statement: string | SqlStatement, params: readonly unknown[] | undefined, options: CallOptions | undefined) => {
+  const read = (
+    action: string,
+    statement: string | SqlStatement,
+    params: readonly unknown[] | undefined,
+    options: CallOptions | undefined,
+  ) => {
     const { text, values } = asStatement(statement, params)
     return on(action, options, (connection, signal) => connection.query(text, values, signal))
   }
@@ -91,11 +104,14 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
     },
     copyOut(statement, options) {
       const text = withoutValues(statement)
-      return stream(options, (connection, signal) => connection.copyOut(text, { signal, blockBytes: options?.blockBytes }))
+      return stream(options, (connection, signal) => connection.copyOut(text, signal, options))
     },
-    describeTable: (name, options) => on(`describing ${name}`, options, (connection, signal) => describeTable(connection, name, signal)),
-    describeQuery: (query, options) => on('describing the query', options, (connection, signal) => describeQuery(connection, query, signal)),
-    estimateRows: (query, options) => on('the estimate', options, (connection, signal) => estimateRows(connection, query, signal)),
+    describeTable: (name, options) =>
+      on(`describing ${name}`, options, (connection, signal) => describeTable(connection, name, signal)),
+    describeQuery: (query, options) =>
+      on('describing the query', options, (connection, signal) => describeQuery(connection, query, signal)),
+    estimateRows: (query, options) =>
+      on('the estimate', options, (connection, signal) => estimateRows(connection, query, signal)),
   }
 }
 
@@ -106,7 +122,8 @@ export function queriesOfTransaction(connection: Connection, outer: AbortSignal)
     signal: options?.signal === undefined ? outer : AbortSignal.any([options.signal, outer]),
   })
   return queriesOn(
-    (action, options, work) => withDeadline(joined(options), { prefix: 'POSTGRES', action }, ({ signal }) => work(connection, signal)),
+    (action, options, work) =>
+      withDeadline(joined(options), { prefix: 'POSTGRES', action }, ({ signal }) => work(connection, signal)),
     (options, work) => streamWithin(joined(options), (signal) => work(connection, signal)),
   )
 }
@@ -139,9 +156,13 @@ export async function* streamWithin<T>(
   }
 }
 
-function asStatement(statement: string | SqlStatement, params: readonly unknown[] | undefined): { text: string; values: readonly unknown[] } {
+function asStatement(
+  statement: string | SqlStatement,
+  params: readonly unknown[] | undefined,
+): { text: string; values: readonly unknown[] } {
   if (typeof statement === 'string') return { text: statement, values: params ?? [] }
-  if (!isStatement(statement)) throw new DataError('expected SQL text or a statement made by sql``', { code: 'POSTGRES_VALUE_INVALID' })
+  if (!isStatement(statement))
+    throw new DataError('expected SQL text or a statement made by sql``', { code: 'POSTGRES_VALUE_INVALID' })
   if (params !== undefined && params.length > 0) {
     throw new DataError('a statement made by sql`` brings its own values; give no others', { code: 'POSTGRES_VALUE_INVALID' })
   }
@@ -151,5 +172,7 @@ function asStatement(statement: string | SqlStatement, params: readonly unknown[
 function withoutValues(statement: string | SqlStatement): string {
   const { text, values } = asStatement(statement, undefined)
   if (values.length === 0) return text
-  throw new DataError('COPY takes no bound values: put them into the text with quoteLiteral()', { code: 'POSTGRES_VALUE_INVALID' })
+  throw new DataError('COPY takes no bound values: put them into the text with quoteLiteral()', {
+    code: 'POSTGRES_VALUE_INVALID',
+  })
 }

@@ -71,5 +71,7 @@ const notSql = (message: string): DataError => new DataError(message, { code: 'P
 const QUOTED_OR_PARAMETER = /[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|\/\*[\s\S]*?\*\/|\$(\d+)/g
 
 function renumber(text: string, by: number): string {
-  return by === 0 ? text : text.replace(QUOTED_OR_PARAMETER, (all, number?: string) => (number === undefined ? all : `$${Number(number) + by}`))
+  return by === 0
+    ? text
+    : text.replace(QUOTED_OR_PARAMETER, (all, number?: string) => (number === undefined ? all : `$${Number(number) + by}`))
 }

@@ -25,7 +25,9 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
     expect(outcomes.filter((outcome) => outcome === reason).length).toBeGreaterThanOrEqual(160)
     expect(await db.activeBackends()).toBe(0)
     // Each connection is still good, and no late cancel request hits the next statement.
-    const sums = await Promise.all(Array.from({ length: 50 }, (_, n) => pg.getRecords('SELECT sum(i)::int AS s FROM generate_series(1, $1::int) AS i', [n])))
+    const sums = await Promise.all(
+      Array.from({ length: 50 }, (_, n) => pg.getRecords('SELECT sum(i)::int AS s FROM generate_series(1, $1::int) AS i', [n])),
+    )
     expect(sums.map(([row]) => row?.['s'] ?? 0)).toEqual(Array.from({ length: 50 }, (_, n) => (n * (n + 1)) / 2))
     expect((await pg.poolStatus()).total).toBeLessThanOrEqual(8)
   })
@@ -58,7 +60,11 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
   it('tells the limit of the server from that of the call', async () => {
     await using pg = new PostgresHandler(db.options({ statementTimeoutMs: 50 }))
     const error = await failure(pg.execute('SELECT pg_sleep(60)'))
-    expect(error).toMatchObject({ name: 'OperationTimeoutError', code: 'POSTGRES_STATEMENT_CANCELLED', context: { sqlState: '57014' } })
+    expect(error).toMatchObject({
+      name: 'OperationTimeoutError',
+      code: 'POSTGRES_STATEMENT_CANCELLED',
+      context: { sqlState: '57014' },
+    })
     expect(error.message).toContain('statement timeout')
     // A long read may be longer.
     await pg.readSnapshot((reader) => reader.execute('SELECT pg_sleep(0.2)'), { statementTimeoutMs: 0 })
@@ -68,7 +74,9 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
     await db.pg.execute('CREATE TABLE locked (a int)')
     await db.pg.transaction(async (transaction) => {
       await transaction.execute('LOCK TABLE locked')
-      expect(await failure(db.pg.getRecords('SELECT * FROM locked', [], { timeoutMs: 50 }))).toMatchObject({ code: 'POSTGRES_TIMEOUT' })
+      expect(await failure(db.pg.getRecords('SELECT * FROM locked', [], { timeoutMs: 50 }))).toMatchObject({
+        code: 'POSTGRES_TIMEOUT',
+      })
       expect(await db.pg.getRecords(`SELECT count(*)::int AS n FROM pg_locks WHERE NOT granted`)).toEqual([{ n: 0 }])
     })
   })
@@ -84,7 +92,11 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
   it('says that the pool is exhausted when no connection becomes free', async () => {
     await using pg = new PostgresHandler(db.options({ pool: { max: 1 }, connectTimeoutMs: 100 }))
     await pg.transaction(async () => {
-      expect(await failure(pg.execute('SELECT 1'))).toMatchObject({ name: 'CapacityError', code: 'POSTGRES_POOL_EXHAUSTED', retry: 'safe' })
+      expect(await failure(pg.execute('SELECT 1'))).toMatchObject({
+        name: 'CapacityError',
+        code: 'POSTGRES_POOL_EXHAUSTED',
+        retry: 'safe',
+      })
     })
   })
 

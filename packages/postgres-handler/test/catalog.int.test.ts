@@ -33,8 +33,11 @@ describeWith(['postgres'], 'the catalog', ({ postgres }) => {
   it('describes every kind of column', async () => {
     const table = await db.pg.describeTable('"My App"."All Types"')
     expect(table).toMatchObject({ name: '"My App"."All Types"', kind: 'table' })
-    const brief = table.columns.map(({ name, sourceType, kind, baseTypeName, category, nullable, precision, scale, keyPosition }) =>
-      [name, sourceType, kind, baseTypeName, category, nullable, precision, scale, keyPosition].map((fact) => fact ?? '-').join(' '),
+    const brief = table.columns.map(
+      ({ name, sourceType, kind, baseTypeName, category, nullable, precision, scale, keyPosition }) =>
+        [name, sourceType, kind, baseTypeName, category, nullable, precision, scale, keyPosition]
+          .map((fact) => fact ?? '-')
+          .join(' '),
     )
     expect(brief).toEqual([
       'id bigint base int8 N false - - 2',

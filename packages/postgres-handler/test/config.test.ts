@@ -6,7 +6,7 @@ import { PostgresHandler, type PostgresHandlerOptions, postgresConfigSchema } fr
 const parse = (options: PostgresHandlerOptions) => postgresConfigSchema.parse(options)
 const problem = (options: object): string => {
   try {
-    void new PostgresHandler(options as PostgresHandlerOptions)
+    void new PostgresHandler(options)
   } catch (error) {
     expect(error).toMatchObject({ name: 'ConfigError', code: 'POSTGRES_CONFIG_INVALID' })
     return (error as Error).message

@@ -12,7 +12,9 @@ describeWith(['postgres'], 'COPY', ({ postgres }) => {
   it('gives 300 000 rows in blocks of whole rows, each once and in order', async () => {
     let [rows, last, blocks, largest] = [0, 0, 0, 0]
     const sum = { bytes: 0 }
-    for await (const block of db.pg.copyOut(`COPY (SELECT i, md5(i::text) FROM generate_series(1, 300000) AS i) TO STDOUT (FORMAT csv)`)) {
+    for await (const block of db.pg.copyOut(
+      `COPY (SELECT i, md5(i::text) FROM generate_series(1, 300000) AS i) TO STDOUT (FORMAT csv)`,
+    )) {
       let start = 0
       for (const end of block.rowEnds) {
         const comma = block.bytes.indexOf(44, start)
@@ -60,13 +62,34 @@ describeWith(['postgres'], 'COPY', ({ postgres }) => {
     const withHeader = await readAll(db.pg.copyOut('COPY (SELECT 1 AS "a,b") TO STDOUT (FORMAT csv, HEADER)'))
     expect(withHeader.rows.map(String)).toEqual(['"a,b"\n', '1\n'])
     const binary = await readAll(db.pg.copyOut('COPY (SELECT 258::int4) TO STDOUT (FORMAT binary)'))
-    expect(binary.bytes.toString('hex')).toBe(`${Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1').toString('hex')}${'00'.repeat(8)}00010000000400000102ffff`)
+    expect(binary.bytes.toString('hex')).toBe(
+      `${Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1').toString('hex')}${'00'.repeat(8)}00010000000400000102ffff`,
+    )
   })
 
   it('takes as many bytes to a block as it is told to', async () => {
     const blocks: number[] = []
-    for await (const block of db.pg.copyOut(`COPY (SELECT 'abcdefg' FROM generate_series(1, 10)) TO STDOUT`, { blockBytes: 24 })) blocks.push(block.rows)
+    for await (const block of db.pg.copyOut(`COPY (SELECT 'abcdefg' FROM generate_series(1, 10)) TO STDOUT`, { blockBytes: 24 }))
+      blocks.push(block.rows)
     expect(blocks).toEqual([3, 3, 3, 1])
+  })
+
+  it('uses the memory of a block again where that was asked for, with the same rows', async () => {
+    const statement = `COPY (SELECT generate_series(1, 20000), repeat('z', CASE WHEN random() < 0.01 THEN 30000 ELSE 20 END)) TO STDOUT`
+    const memory = new Set<ArrayBufferLike>()
+    let [rows, blocks] = [0, 0]
+    for await (const block of db.pg.copyOut(statement, { reuseBlocks: true, blockBytes: 16_384 })) {
+      memory.add(block.bytes.buffer)
+      blocks++
+      let start = 0
+      for (const end of block.rowEnds) {
+        const row = block.bytes.toString('latin1', start, end)
+        if (!row.startsWith(`${++rows}\t`) || !/^\d+\tz+\n$/.test(row)) throw new Error(`row ${rows} is ${row.slice(0, 40)}`)
+        start = end
+      }
+    }
+    expect(rows).toBe(20_000)
+    expect(memory.size).toBeLessThan(blocks)
   })
 
   it('throws an error in the middle with its SQLSTATE, and the connection is used on', async () => {
@@ -80,7 +103,9 @@ describeWith(['postgres'], 'COPY', ({ postgres }) => {
   })
 
   it('passes notices by', async () => {
-    await db.pg.executeScript(`CREATE FUNCTION noisy(i int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'row %', i; RETURN i; END $$`)
+    await db.pg.executeScript(
+      `CREATE FUNCTION noisy(i int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'row %', i; RETURN i; END $$`,
+    )
     const { rows } = await readAll(db.pg.copyOut('COPY (SELECT noisy(i) FROM generate_series(1, 1000) AS i) TO STDOUT'))
     expect(rows).toHaveLength(1000)
   })
@@ -92,7 +117,9 @@ describeWith(['postgres'], 'COPY', ({ postgres }) => {
         for await (const block of db.pg.copyOut(endless)) {
           if (terminated || block.rows === 0) continue
           terminated = true
-          await db.pg.execute(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY (SELECT generate_series(1, 1000000%' AND pid <> pg_backend_pid()`)
+          await db.pg.execute(
+            `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY (SELECT generate_series(1, 1000000%' AND pid <> pg_backend_pid()`,
+          )
         }
       })(),
     )
@@ -151,7 +178,11 @@ describeWith(['postgres'], 'COPY', ({ postgres }) => {
     const blocks = db.pg.copyOut(endless)[Symbol.asyncIterator]()
     await blocks.next()
     const waiting = async (): Promise<unknown> =>
-      (await db.pg.getRows(`SELECT wait_event FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'`))[0]
+      (
+        await db.pg.getRows(
+          `SELECT wait_event FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active'`,
+        )
+      )[0]
     await expect.poll(waiting).toEqual(['ClientWrite'])
     const held = process.memoryUsage().arrayBuffers
     await new Promise((resolve) => setTimeout(resolve, 100))

@@ -58,7 +58,7 @@ const rows = ['a,1\n', '', 'b\n'.repeat(40), 'ünï\n', 'last']
 
 describe('the COPY reader', () => {
   it.each([1, 2, 3, 4, 5, 6, 7, 11, 64, 10_000])('puts rows together from chunks of %i bytes', async (size) => {
-    const reader = new CopyReader('copy t to stdout', 16)
+    const reader = new CopyReader('copy t to stdout', { blockBytes: 16 })
     const wire = new RecordedWire(reader).start()
     const bytes = conversation(rows)
     const reading = readAll(blocksOf(reader))
@@ -72,7 +72,7 @@ describe('the COPY reader', () => {
   })
 
   it('stops reading while nobody takes the blocks', async () => {
-    const reader = new CopyReader('copy t to stdout', 1024)
+    const reader = new CopyReader('copy t to stdout', { blockBytes: 1024 })
     const wire = new RecordedWire(reader).start()
     const row = 'x'.repeat(1000)
     const bytes = conversation(Array.from({ length: 200 }, () => row))
@@ -101,7 +101,7 @@ describe('the COPY reader', () => {
   })
 
   it('goes on reading, and keeps nothing, once the rows are not wanted', async () => {
-    const reader = new CopyReader('copy t to stdout', 64)
+    const reader = new CopyReader('copy t to stdout', { blockBytes: 64 })
     const wire = new RecordedWire(reader).start()
     const bytes = conversation(rows)
     wire.stream.write(bytes.subarray(0, 25))

@@ -88,16 +88,26 @@ describeWith(['postgres'], 'values', ({ postgres }) => {
   it('and names reach the server quoted through sql``', async () => {
     const [table, column] = ['odd "table"', 'a; drop']
     await db.pg.execute(sql`CREATE TABLE ${ident('public', table)} (${ident(column)} text)`)
-    expect(await db.pg.execute(sql`INSERT INTO ${ident(table)} VALUES (${"'); --"}), (${null})`)).toEqual({ rowCount: 2, command: 'INSERT' })
+    expect(await db.pg.execute(sql`INSERT INTO ${ident(table)} VALUES (${"'); --"}), (${null})`)).toEqual({
+      rowCount: 2,
+      command: 'INSERT',
+    })
     const where = sql`${ident(column)} = ${"'); --"}`
-    expect(await db.pg.getRecords(sql`SELECT ${1}::int AS one, * FROM ${ident(table)} WHERE ${where}`)).toEqual([{ one: 1, [column]: "'); --" }])
+    expect(await db.pg.getRecords(sql`SELECT ${1}::int AS one, * FROM ${ident(table)} WHERE ${where}`)).toEqual([
+      { one: 1, [column]: "'); --" },
+    ])
   })
 
   it('are checked and converted by a schema, and a misfit names row and column', async () => {
     const schema = z.object({ n: z.int().max(2), at: z.string().transform((text) => new Date(text)) })
     const query = `SELECT n, '2024-01-01 00:00:00+00'::timestamptz AS at FROM generate_series(1, $1::int) AS n`
-    expect(await db.pg.getRecords(query, [2], { schema })).toEqual([1, 2].map((n) => ({ n, at: new Date('2024-01-01T00:00:00Z') })))
-    expect(await failure(db.pg.getRecords(query, [3], { schema }))).toMatchObject({ code: 'POSTGRES_ROW_INVALID', where: { line: 3, column: 'n' } })
+    expect(await db.pg.getRecords(query, [2], { schema })).toEqual(
+      [1, 2].map((n) => ({ n, at: new Date('2024-01-01T00:00:00Z') })),
+    )
+    expect(await failure(db.pg.getRecords(query, [3], { schema }))).toMatchObject({
+      code: 'POSTGRES_ROW_INVALID',
+      where: { line: 3, column: 'n' },
+    })
   })
 
   it('cannot bring a second statement with them', async () => {

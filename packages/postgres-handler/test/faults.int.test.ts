@@ -15,7 +15,12 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
 
   it('a wrong password or user is an AuthError that shows no password', async () => {
     const error = await connecting({ password: 'certainly-wrong-pw' })
-    expect(error).toMatchObject({ name: 'AuthError', code: 'POSTGRES_LOGIN_REFUSED', retry: 'never', context: { sqlState: '28P01' } })
+    expect(error).toMatchObject({
+      name: 'AuthError',
+      code: 'POSTGRES_LOGIN_REFUSED',
+      retry: 'never',
+      context: { sqlState: '28P01' },
+    })
     expect(`${inspect(error, { depth: 9, showHidden: true })}${JSON.stringify(error)}`).not.toContain('certainly-wrong')
     expect(await connecting({ user: 'nobody_here' })).toMatchObject({ name: 'AuthError', code: 'POSTGRES_LOGIN_REFUSED' })
   })
@@ -44,7 +49,10 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
     await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
     const address = silent.address()
     const silentPort = typeof address === 'object' && address !== null ? address.port : 0
-    expect(await connecting({ port: silentPort, connectTimeoutMs: 200 })).toMatchObject({ code: 'POSTGRES_CONNECT_TIMEOUT', retry: 'safe' })
+    expect(await connecting({ port: silentPort, connectTimeoutMs: 200 })).toMatchObject({
+      code: 'POSTGRES_CONNECT_TIMEOUT',
+      retry: 'safe',
+    })
     silent.close()
   })
 
@@ -85,10 +93,19 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
     try {
       await using pg = new PostgresHandler(db.options({ user: 'reader_2', password: 'reader-two-pw' }))
       const good = await pg.check({ tables: ['open_t'] })
-      expect(good).toMatchObject({ ok: true, steps: [{ name: 'connect', ok: true }, { name: 'read open_t', ok: true }] })
+      expect(good).toMatchObject({
+        ok: true,
+        steps: [
+          { name: 'connect', ok: true },
+          { name: 'read open_t', ok: true },
+        ],
+      })
       expect(good.steps[0]?.detail).toMatch(/^PostgreSQL \d+/)
       const bad = await pg.check({ tables: ['open_t', 'closed.t'] })
-      expect(bad).toMatchObject({ ok: false, steps: [{ ok: true }, { ok: true }, { ok: false, error: { code: 'POSTGRES_PERMISSION_DENIED' } }] })
+      expect(bad).toMatchObject({
+        ok: false,
+        steps: [{ ok: true }, { ok: true }, { ok: false, error: { code: 'POSTGRES_PERMISSION_DENIED' } }],
+      })
       expect(bad.steps[2]?.error?.message).toContain('GRANT USAGE ON SCHEMA closed TO reader_2')
       await db.pg.execute('GRANT USAGE ON SCHEMA closed TO reader_2')
       const still = await pg.check({ tables: ['closed.t'] })
@@ -98,12 +115,22 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
       await db.pg.executeScript('DROP OWNED BY reader_2; DROP ROLE reader_2')
     }
     await using wrong = new PostgresHandler(db.options({ password: 'wrong-wrong' }))
-    expect(await wrong.check()).toMatchObject({ ok: false, steps: [{ name: 'connect', ok: false, error: { code: 'POSTGRES_LOGIN_REFUSED' } }] })
+    expect(await wrong.check()).toMatchObject({
+      ok: false,
+      steps: [{ name: 'connect', ok: false, error: { code: 'POSTGRES_LOGIN_REFUSED' } }],
+    })
   })
 
   it('a killed idle backend is logged, and the next call has another one', async () => {
     const warnings: object[] = []
-    const logger = { trace() {}, debug() {}, info() {}, error() {}, warn: (facts: object) => warnings.push(facts), child: () => logger }
+    const logger = {
+      trace() {},
+      debug() {},
+      info() {},
+      error() {},
+      warn: (facts: object) => warnings.push(facts),
+      child: () => logger,
+    }
     await using pg = new PostgresHandler(db.options({ logger }))
     await Promise.all([1, 2, 3].map(() => pg.execute('SELECT pg_sleep(0.05)')))
     await db.terminateOthers()
@@ -115,14 +142,19 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
     const lost = failure(db.pg.execute('SELECT pg_sleep(60)'))
     await using other = new PostgresHandler(db.options())
     await expect
-      .poll(async () => (await other.getRows(`SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60%'`))[0]?.[0])
+      .poll(
+        async () =>
+          (await other.getRows(`SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60%'`))[0]?.[0],
+      )
       .toBe(1)
     await other.execute(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60%'`)
     expect(await lost).toMatchObject({ name: 'ConnectionError', code: 'POSTGRES_CONNECTION_LOST', retry: 'if-idempotent' })
   })
 
   it('a constraint names itself', async () => {
-    await db.pg.executeScript('CREATE TABLE strict (id int PRIMARY KEY, n int CONSTRAINT positive CHECK (n > 0)); INSERT INTO strict VALUES (1, 1)')
+    await db.pg.executeScript(
+      'CREATE TABLE strict (id int PRIMARY KEY, n int CONSTRAINT positive CHECK (n > 0)); INSERT INTO strict VALUES (1, 1)',
+    )
     expect(await failure(db.pg.execute('INSERT INTO strict VALUES (1, 2)'))).toMatchObject({
       name: 'ConflictError',
       code: 'POSTGRES_ALREADY_EXISTS',

@@ -67,12 +67,15 @@ export async function failure(call: Promise<unknown>): Promise<Error & Record<st
 }
 
 /** The whole of a COPY, with every block checked for its own consistency. */
-export async function readAll(blocks: AsyncIterable<{ bytes: Buffer; rowEnds: Uint32Array; rows: number }>): Promise<{ bytes: Buffer; rows: Buffer[] }> {
+export async function readAll(
+  blocks: AsyncIterable<{ bytes: Buffer; rowEnds: Uint32Array; rows: number }>,
+): Promise<{ bytes: Buffer; rows: Buffer[] }> {
   const bytes: Buffer[] = []
   const rows: Buffer[] = []
   for await (const block of blocks) {
     bytes.push(block.bytes)
-    if (block.rowEnds.length !== block.rows || block.rowEnds.at(-1) !== block.bytes.length) throw new Error('a block contradicts itself')
+    if (block.rowEnds.length !== block.rows || block.rowEnds.at(-1) !== block.bytes.length)
+      throw new Error('a block contradicts itself')
     let start = 0
     for (const end of block.rowEnds) {
       rows.push(block.bytes.subarray(start, end))

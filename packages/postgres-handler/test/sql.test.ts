@@ -46,7 +46,10 @@ describe('a bound value', () => {
     expect(bindValue(value, 0)).toBe(text)
   })
 
-  it.each([[undefined], [() => 1], [Symbol('x')], ['a\0b'], ['\ud800'], [new Date(Number.NaN)], [{ a: 1n }]])('is never %o', (value) => {
-    expect(() => bindValue(value, 2)).toThrow(/parameter \$3/)
-  })
+  it.each([[undefined], [() => 1], [Symbol('x')], ['a\0b'], ['\ud800'], [new Date(Number.NaN)], [{ a: 1n }]])(
+    'is never %o',
+    (value) => {
+      expect(() => bindValue(value, 2)).toThrow(/parameter \$3/)
+    },
+  )
 })

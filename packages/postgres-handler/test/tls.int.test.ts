@@ -16,9 +16,48 @@ async function makeCertificates(folder: string): Promise<void> {
   const openssl = (...args: string[]) => run('openssl', args, { cwd: folder })
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
   await openssl('req', '-x509', ...key, '-keyout', 'ca.key', '-out', 'ca.crt', '-days', '2', '-subj', '/CN=test authority')
-  await openssl('req', '-x509', ...key, '-keyout', 'other.key', '-out', 'other.crt', '-days', '2', '-subj', '/CN=another authority')
-  await openssl('req', ...key, '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost')
-  await openssl('x509', '-req', '-in', 'server.csr', '-CA', 'ca.crt', '-CAkey', 'ca.key', '-CAcreateserial', '-out', 'server.crt', '-days', '2', '-copy_extensions', 'copy')
+  await openssl(
+    'req',
+    '-x509',
+    ...key,
+    '-keyout',
+    'other.key',
+    '-out',
+    'other.crt',
+    '-days',
+    '2',
+    '-subj',
+    '/CN=another authority',
+  )
+  await openssl(
+    'req',
+    ...key,
+    '-keyout',
+    'server.key',
+    '-out',
+    'server.csr',
+    '-subj',
+    '/CN=localhost',
+    '-addext',
+    'subjectAltName=DNS:localhost',
+  )
+  await openssl(
+    'x509',
+    '-req',
+    '-in',
+    'server.csr',
+    '-CA',
+    'ca.crt',
+    '-CAkey',
+    'ca.key',
+    '-CAcreateserial',
+    '-out',
+    'server.crt',
+    '-days',
+    '2',
+    '-copy_extensions',
+    'copy',
+  )
 }
 
 // describeWith says whether there are binaries at all; TLS then gets a server of its own.
@@ -95,7 +134,9 @@ describeWith(['postgres'], 'TLS', () => {
     for await (const block of pg.copyOut(`COPY (SELECT generate_series(1, 10000000), repeat('x', 100)) TO STDOUT`)) {
       if (block.rows > 0) break
     }
-    const active = await pg.getRows(`SELECT count(*)::int FROM pg_stat_activity WHERE state = 'active' AND backend_type = 'client backend'`)
+    const active = await pg.getRows(
+      `SELECT count(*)::int FROM pg_stat_activity WHERE state = 'active' AND backend_type = 'client backend'`,
+    )
     expect(active).toEqual([[1]])
     expect(await pg.poolStatus()).toEqual({ total: 1, idle: 1, waiting: 0 })
   })
