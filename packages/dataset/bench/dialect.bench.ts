@@ -25,7 +25,9 @@ function measure(title: string, given: RowBlock): void {
   const { user, system } = process.cpuUsage(cpu)
   const seconds = (user + system) / 1e6
   const megabytes = (given.bytes.length * ROUNDS) / 1e6
-  process.stdout.write(`${title.padEnd(36)} ${(megabytes / seconds).toFixed(0).padStart(6)} MB per CPU second, ${((given.rows * ROUNDS) / seconds / 1e6).toFixed(1)} M rows/s\n`)
+  process.stdout.write(
+    `${title.padEnd(36)} ${(megabytes / seconds).toFixed(0).padStart(6)} MB per CPU second, ${((given.rows * ROUNDS) / seconds / 1e6).toFixed(1)} M rows/s\n`,
+  )
 }
 
 measure('no awkward row', block(Infinity))

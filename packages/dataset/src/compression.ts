@@ -18,7 +18,7 @@ export function decompress(stream: AsyncIterable<Uint8Array>, compression: Compr
 async function* cutAtFrames(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const frames = new FrameWalk()
   for await (const chunk of source) {
-    for (let from = 0; from < chunk.length; ) {
+    for (let from = 0; from < chunk.length;) {
       const to = frames.advance(chunk, from)
       yield chunk.subarray(from, to)
       from = to
@@ -42,7 +42,7 @@ class FrameWalk {
 
   /** Where the frame that `from` lies in ends, or the end of the bytes. */
   advance(bytes: Uint8Array, from: number): number {
-    for (let at = from; ; ) {
+    for (let at = from; ;) {
       const skipped = Math.min(this.#skip, bytes.length - at)
       this.#skip -= skipped
       at += skipped

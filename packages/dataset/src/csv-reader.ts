@@ -62,7 +62,7 @@ async function* rowBlocks(
   for await (const piece of undamaged(stream, () => line)) {
     const chunk = Buffer.from(piece.buffer, piece.byteOffset, piece.byteLength)
     const rowEnds: number[] = []
-    for (let position = 0, quote = -2, lf = -2; ; ) {
+    for (let position = 0, quote = -2, lf = -2; ;) {
       if (quotes && quote !== -1 && quote < position) quote = chunk.indexOf(QUOTE, position)
       if (inQuotes) {
         if (quote === -1) break
@@ -91,11 +91,13 @@ async function* rowBlocks(
     if (tail.length > 0) {
       pending.push(tail)
       pendingBytes += tail.length
-      if (pendingBytes > maxRowBytes) throw new Broken(line, `the row is longer than ${maxRowBytes} bytes: is a quote not closed?`)
+      if (pendingBytes > maxRowBytes)
+        throw new Broken(line, `the row is longer than ${maxRowBytes} bytes: is a quote not closed?`)
     }
   }
   if (inQuotes) throw new Broken(line, 'a quote is opened in this row and never closed')
-  if (pendingBytes > 0) yield { bytes: Buffer.concat([...pending, Buffer.from('\n')]), rowEnds: [pendingBytes + 1], rows: 1, line }
+  if (pendingBytes > 0)
+    yield { bytes: Buffer.concat([...pending, Buffer.from('\n')]), rowEnds: [pendingBytes + 1], rows: 1, line }
 }
 
 /** What a decoder says of bytes that are cut off or damaged, with the line up to which they could be read. */
@@ -126,7 +128,7 @@ function parseRow(row: Buffer, line: number, { dialect }: CsvFormat): RawField[]
   if (end > 0 && row[end - 1] === LF) end--
   if (dialect === 'rfc4180' && end > 0 && row[end - 1] === CR) end--
   const fields: RawField[] = []
-  for (let from = 0; from <= end; ) {
+  for (let from = 0; from <= end;) {
     if (row[from] !== QUOTE || from === end) {
       const comma = row.indexOf(COMMA, from)
       const to = comma === -1 || comma > end ? end : comma
@@ -136,7 +138,8 @@ function parseRow(row: Buffer, line: number, { dialect }: CsvFormat): RawField[]
     }
     const to = closingQuote(row, from + 1, end)
     if (to === -1) throw new Broken(line, `field ${fields.length + 1}: a quote is opened and not closed`)
-    if (to + 1 < end && row[to + 1] !== COMMA) throw new Broken(line, `field ${fields.length + 1}: something follows the closing quote`)
+    if (to + 1 < end && row[to + 1] !== COMMA)
+      throw new Broken(line, `field ${fields.length + 1}: something follows the closing quote`)
     fields.push({ text: row.toString('utf8', from + 1, to).replaceAll('""', '"'), quoted: true })
     from = to + 2
   }
@@ -177,7 +180,11 @@ async function* allRows(stream: AsyncIterable<Uint8Array>, format: CsvFormat, op
  * uncompressed.
  * @throws DataError `DATASET_CSV_BROKEN` with file and line
  */
-export async function* readRows(stream: AsyncIterable<Uint8Array>, format: CsvFormat, options: ReadOptions = {}): AsyncGenerator<CsvRow> {
+export async function* readRows(
+  stream: AsyncIterable<Uint8Array>,
+  format: CsvFormat,
+  options: ReadOptions = {},
+): AsyncGenerator<CsvRow> {
   try {
     let header = true
     for await (const row of allRows(stream, format, options)) {
@@ -208,7 +215,8 @@ export async function* transcode(
   }
   try {
     if ((from.null ?? '\\N') === '\\N') {
-      for await (const block of rowBlocks(stream, true, options.maxRowBytes ?? DEFAULT_MAX_ROW_BYTES)) yield encodeOneRowALine(block)
+      for await (const block of rowBlocks(stream, true, options.maxRowBytes ?? DEFAULT_MAX_ROW_BYTES))
+        yield encodeOneRowALine(block)
       return
     }
     // Another word for NULL: each field must be looked at.
@@ -243,7 +251,8 @@ export async function findBrokenRow(
   try {
     let header = true
     for await (const { line, values } of allRows(stream, format, options)) {
-      if (values.length !== columns.length) return { line, problem: `${values.length} fields, but there are ${columns.length} columns` }
+      if (values.length !== columns.length)
+        return { line, problem: `${values.length} fields, but there are ${columns.length} columns` }
       for (const [index, column] of columns.entries()) {
         const value = values[index] ?? null
         const problem = header ? headerProblem(value, column) : valueProblem(value, column)

@@ -36,8 +36,9 @@ export function trinoDecode(column: ManifestColumn, options: DecodeOptions = {})
       // Without the prefix it is not COPY's hexadecimal: "?" makes from_hex fail instead of guessing.
       return `from_hex(CASE WHEN substr(${raw}, 1, 2) = '\\x' THEN substr(${raw}, 3) ELSE '?' || ${value} END)`
     case 'timestamptz':
-      // COPY ran with TimeZone UTC, so every value ends in +00, which Trino's own cast does not read.
-      return `CASE WHEN ${raw} LIKE '%+00' THEN with_timezone(CAST(substr(${raw}, 1, length(${raw}) - 3) AS timestamp(6)), 'UTC') ELSE CAST(${value} AS ${type}) END`
+      // COPY ran with TimeZone UTC: every value ends in +00, which Trino's own cast does not read. A value without it would
+      // be taken for the time zone of the session.
+      return `with_timezone(CAST(CASE WHEN ${raw} LIKE '%+00' THEN substr(${raw}, 1, length(${raw}) - 3) ELSE '?' || ${value} END AS timestamp(6)), 'UTC')`
     default:
       return `CAST(${value} AS ${type})`
   }
@@ -60,14 +61,18 @@ function trinoText(raw: string): string {
  * DuckDB SQL that turns the raw VARCHAR column of `read_csv(…, all_varchar = true, nullstr = '\N',
  * allow_quoted_nulls = false)` into the value, of the type that the column has in DuckDB.
  */
-export function duckdbDecode(column: ManifestColumn, options: DecodeOptions & { readonly dialect?: Dialect | undefined } = {}): string {
+export function duckdbDecode(
+  column: ManifestColumn,
+  options: DecodeOptions & { readonly dialect?: Dialect | undefined } = {},
+): string {
   const raw = doubleQuote(options.raw ?? column.name)
   const { type } = column.targets.duckdb
   if (isText(type)) {
     const decoded = options.dialect === 'rfc4180' ? raw : duckdbText(raw)
     return type === 'JSON' ? `CAST(${decoded} AS JSON)` : decoded
   }
-  if (column.logicalType === 'binary') return `unhex(CASE WHEN starts_with(${raw}, '\\x') THEN substr(${raw}, 3) ELSE '?' || ${raw} END)`
+  if (column.logicalType === 'binary')
+    return `unhex(CASE WHEN starts_with(${raw}, '\\x') THEN substr(${raw}, 3) ELSE '?' || ${raw} END)`
   if (['date', 'timestamp', 'timestamptz'].includes(column.logicalType)) return `CAST(${duckdbYears(raw)} AS ${type})`
   return `CAST(${raw} AS ${type})`
 }

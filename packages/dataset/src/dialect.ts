@@ -56,14 +56,14 @@ function awkwardRows({ bytes, rowEnds, rows }: RowBlock): number[] | undefined {
     start = end
   }
   for (const search of [CR, ONE, TWO, NULL_TEXT_END]) {
-    for (let position = bytes.indexOf(search), row = 0; position !== -1; ) {
+    for (let position = bytes.indexOf(search), row = 0; position !== -1;) {
       row = rowOf(rowEnds, row, rows, position)
       if (row === rows) break
       ;(found ??= new Set()).add(row)
       position = bytes.indexOf(search, at(rowEnds, row))
     }
   }
-  return found === undefined ? undefined : [...found].sort((a, b) => a - b)
+  return found === undefined ? undefined : [...found].toSorted((a, b) => a - b)
 }
 
 /** The first row from `low` on that ends after the position. */
@@ -86,7 +86,7 @@ function rewriteRow(row: Buffer): Buffer {
   if (end === 0) return Buffer.from('""\n')
   const out = Buffer.allocUnsafe(row.length * 2 + 1)
   let to = 0
-  for (let from = 0; from <= end; ) {
+  for (let from = 0; from <= end;) {
     const fieldEnd = endOfField(row, from, end)
     if (fieldEnd - from === NULL_TEXT.length && row.compare(NULL_TEXT, 0, NULL_TEXT.length, from, fieldEnd) === 0) {
       out[to++] = TWO
@@ -125,7 +125,8 @@ function letterOf(byte: number): number {
 
 function endsInQuotes(row: Buffer, end: number): boolean {
   let quoted = false
-  for (let position = row.indexOf(QUOTE); position !== -1 && position < end; position = row.indexOf(QUOTE, position + 1)) quoted = !quoted
+  for (let position = row.indexOf(QUOTE); position !== -1 && position < end; position = row.indexOf(QUOTE, position + 1))
+    quoted = !quoted
   return quoted
 }
 

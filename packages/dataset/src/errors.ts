@@ -32,7 +32,9 @@ export const manifestInvalid = (key: string, problem: string, cause?: unknown): 
 /** `columns[2].targets.iceberg.type: expected string`, for the first few things that are wrong. */
 export function issuesInWords(issues: readonly z.core.$ZodIssue[]): string {
   const shown = issues.slice(0, 3).map((issue) => {
-    const path = issue.path.map((step, at) => (typeof step === 'number' ? `[${step}]` : `${at === 0 ? '' : '.'}${String(step)}`)).join('')
+    const path = issue.path
+      .map((step, at) => (typeof step === 'number' ? `[${step}]` : `${at === 0 ? '' : '.'}${String(step)}`))
+      .join('')
     return path === '' ? issue.message : `${path}: ${issue.message}`
   })
   const more = issues.length - shown.length

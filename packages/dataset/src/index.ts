@@ -1,5 +1,13 @@
 export { decompress } from './compression.ts'
-export { type BrokenRow, type CsvFormat, type CsvRow, findBrokenRow, readRows, type ReadOptions, transcode } from './csv-reader.ts'
+export {
+  type BrokenRow,
+  type CsvFormat,
+  type CsvRow,
+  findBrokenRow,
+  readRows,
+  type ReadOptions,
+  transcode,
+} from './csv-reader.ts'
 export { copySettings, type DecodeOptions, duckdbDecode, trinoDecode } from './decode.ts'
 export { decodeField, encodeField, encodeOneRowALine, encodeRow, type RowBlock } from './dialect.ts'
 export { manifestJsonSchema } from './json-schema.ts'

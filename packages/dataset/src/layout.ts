@@ -5,7 +5,10 @@ import { type Manifest, MANIFEST_VERSION, type ManifestFormat, manifestSchema } 
 
 /** What this package needs of an object store; every store of `@common-handlers/storage` and `S3Handler` fit. */
 export interface DatasetStore {
-  list(prefix: string, options?: CallOptions): AsyncIterable<{ readonly key: string; readonly size: number; readonly lastModified: Date }>
+  list(
+    prefix: string,
+    options?: CallOptions,
+  ): AsyncIterable<{ readonly key: string; readonly size: number; readonly lastModified: Date }>
   getBytes(key: string, options?: CallOptions): Promise<{ readonly bytes: Uint8Array; readonly etag: string }>
   putIfAbsent(
     key: string,
@@ -81,7 +84,9 @@ export function ledgerKey(dataset: string, target: string, runId: string): strin
 }
 
 /** Takes a key apart; undefined when it does not lie in a run. */
-export function parseRunKey(key: string): { readonly dataset: string; readonly runId: string; readonly name: string } | undefined {
+export function parseRunKey(
+  key: string,
+): { readonly dataset: string; readonly runId: string; readonly name: string } | undefined {
   const [, dataset, runId, name] = RUN_KEY.exec(key) ?? []
   if (dataset === undefined || runId === undefined || name === undefined || !isRunId(runId)) return undefined
   return { dataset, runId, name }
@@ -90,12 +95,19 @@ export function parseRunKey(key: string): { readonly dataset: string; readonly r
 /** Every run of a dataset, oldest first, those without a manifest included. */
 export async function listRuns(store: DatasetStore, dataset: string, options?: CallOptions): Promise<RunListing[]> {
   assertDatasetName(dataset)
-  const runs = new Map<string, { runId: string; committed: boolean; abandoned: boolean; files: number; bytes: number; lastModified: Date; keys: string[] }>()
+  const runs = new Map<
+    string,
+    { runId: string; committed: boolean; abandoned: boolean; files: number; bytes: number; lastModified: Date; keys: string[] }
+  >()
   for await (const { key, size, lastModified } of store.list(`${dataset}/run=`, options)) {
     const parsed = parseRunKey(key)
     if (parsed === undefined || parsed.dataset !== dataset) continue
     let run = runs.get(parsed.runId)
-    if (run === undefined) runs.set(parsed.runId, (run = { runId: parsed.runId, committed: false, abandoned: false, files: 0, bytes: 0, lastModified, keys: [] }))
+    if (run === undefined)
+      runs.set(
+        parsed.runId,
+        (run = { runId: parsed.runId, committed: false, abandoned: false, files: 0, bytes: 0, lastModified, keys: [] }),
+      )
     run.keys.push(key)
     if (lastModified > run.lastModified) run.lastModified = lastModified
     if (parsed.name === MANIFEST_NAME) {
@@ -114,7 +126,12 @@ export async function listRuns(store: DatasetStore, dataset: string, options?: C
  * @throws NotFoundError `DATASET_MANIFEST_MISSING`
  * @throws DataError `DATASET_MANIFEST_TOO_NEW`, `DATASET_MANIFEST_INVALID`
  */
-export async function readManifest(store: DatasetStore, dataset: string, runId: string, options?: CallOptions): Promise<Manifest> {
+export async function readManifest(
+  store: DatasetStore,
+  dataset: string,
+  runId: string,
+  options?: CallOptions,
+): Promise<Manifest> {
   const key = manifestKey(dataset, runId)
   const read = await store.getBytes(key, options).catch((error: unknown) => {
     throw isNotFound(error) ? manifestMissing(key, error) : error
@@ -172,7 +189,11 @@ export async function writeManifest(store: DatasetStore, manifest: Manifest, opt
 }
 
 /** The manifest of the newest committed run: where an incremental run goes on. Undefined when there is none. */
-export async function readNewestManifest(store: DatasetStore, dataset: string, options?: CallOptions): Promise<Manifest | undefined> {
+export async function readNewestManifest(
+  store: DatasetStore,
+  dataset: string,
+  options?: CallOptions,
+): Promise<Manifest | undefined> {
   const newest = (await listRuns(store, dataset, options)).findLast((run) => run.committed)
   return newest && (await readManifest(store, dataset, newest.runId, options))
 }

@@ -159,10 +159,17 @@ const columnSchema = z.strictObject({
 })
 
 const fileSchema = z.strictObject({
-  name: z.string().min(1).regex(/^[^/]+$/, 'expected a name without a folder').describe("name within the run's folder"),
+  name: z
+    .string()
+    .min(1)
+    .regex(/^[^/]+$/, 'expected a name without a folder')
+    .describe("name within the run's folder"),
   rows: z.int().nonnegative(),
   bytes: z.int().nonnegative().describe('as stored, compressed'),
-  sha256: z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 hexadecimal digits').describe('of the bytes as stored'),
+  sha256: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/, 'expected 64 hexadecimal digits')
+    .describe('of the bytes as stored'),
   etag: z.string().describe('what the store answered when the file was written'),
 })
 

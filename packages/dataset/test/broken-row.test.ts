@@ -3,7 +3,15 @@ import { buffer } from 'node:stream/consumers'
 import { finished } from 'node:stream/promises'
 import { constants, gzipSync, zstdCompressSync } from 'node:zlib'
 import { describe, expect, it } from 'vitest'
-import { type Compression, type CsvFormat, decompress, findBrokenRow, mapColumn, readRows, type SourceColumn } from '@common-handlers/dataset'
+import {
+  type Compression,
+  type CsvFormat,
+  decompress,
+  findBrokenRow,
+  mapColumn,
+  readRows,
+  type SourceColumn,
+} from '@common-handlers/dataset'
 
 const column = (name: string, baseTypeName: string, more: Partial<SourceColumn> = {}): ReturnType<typeof mapColumn> =>
   mapColumn({ name, sourceType: baseTypeName, baseTypeName, category: 'X', nullable: true, ...more })
@@ -43,18 +51,30 @@ describe('findBrokenRow', () => {
   }
 
   it('finds a quote that is never closed in the dialect where a row may have many lines', async () => {
-    expect(await find('id,note\n1,a\n2,"b\n3,c\n', idAndText, { dialect: 'rfc4180' })).toMatchObject({ line: 3, problem: expect.stringContaining('never closed') })
+    expect(await find('id,note\n1,a\n2,"b\n3,c\n', idAndText, { dialect: 'rfc4180' })).toMatchObject({
+      line: 3,
+      problem: expect.stringContaining('never closed'),
+    })
   })
 
   const values: [baseTypeName: string, good: string[], bad: string[], more?: Partial<SourceColumn>][] = [
     ['bool', ['t', 'f'], ['', 'T', 'yes', '1']],
     ['int2', ['-32768', '32767', '0'], ['32768', '1.0', '', '+1', ' 1', '1e3']],
     ['int8', ['-9223372036854775808', '9223372036854775807'], ['9223372036854775808', '9'.repeat(400)]],
-    ['numeric', ['99999999.99', '-0.50', '0', '.5'], ['999999999', '0.001', 'NaN', '', '-', '1.', '1e5'], { precision: 10, scale: 2 }],
+    [
+      'numeric',
+      ['99999999.99', '-0.50', '0', '.5'],
+      ['999999999', '0.001', 'NaN', '', '-', '1.', '1e5'],
+      { precision: 10, scale: 2 },
+    ],
     ['float8', ['1', '-1.5e-300', 'NaN', 'Infinity', '-Infinity', '-0'], ['', 'inf', 'x', '1e']],
     ['bytea', ['\\x', '\\x00fF'], ['', '00', '\\x0', '\\xgg']],
     ['uuid', ['123e4567-e89b-12d3-a456-426614174000'], ['123e4567e89b12d3a456426614174000', '']],
-    ['date', ['0001-01-01', '9999-12-31', '2024-02-29'], ['2023-02-29', '2026-13-01', '2026-1-1', '10000-01-01', 'infinity', '0044-03-15 BC', '0000-01-01']],
+    [
+      'date',
+      ['0001-01-01', '9999-12-31', '2024-02-29'],
+      ['2023-02-29', '2026-13-01', '2026-1-1', '10000-01-01', 'infinity', '0044-03-15 BC', '0000-01-01'],
+    ],
     ['time', ['00:00:00', '23:59:59.999999'], ['24:00:00', '12:60:00', '12:00', '12:00:00.1234567']],
     ['timestamp', ['2026-11-21 10:15:30.123456'], ['2026-11-21T10:15:30', '2026-11-21', '2026-02-30 00:00:00']],
     ['timestamptz', ['2026-11-21 10:15:30.123456+00'], ['2026-11-21 10:15:30', '2026-11-21 10:15:30+01', '-infinity']],
@@ -68,12 +88,16 @@ describe('findBrokenRow', () => {
       const columns = [column('v', baseTypeName, more), column('x', 'text')]
       const field = (value: string): string => `"${value.replaceAll('"', '""')}"`
       for (const value of good) expect(await find(`v,x\n${field(value)},\n`, columns), value).toBeUndefined()
-      for (const value of bad) expect(await find(`v,x\n${field(value)},\n`, columns), value).toMatchObject({ line: 2, column: 'v' })
+      for (const value of bad)
+        expect(await find(`v,x\n${field(value)},\n`, columns), value).toMatchObject({ line: 2, column: 'v' })
     })
   }
 
   it('takes any spelling where the column is text because of its values', async () => {
-    const dates = mapColumn({ name: 'd', sourceType: 'date', baseTypeName: 'date', category: 'D', nullable: true }, { exceptional: true })
+    const dates = mapColumn(
+      { name: 'd', sourceType: 'date', baseTypeName: 'date', category: 'D', nullable: true },
+      { exceptional: true },
+    )
     expect(await find('d\ninfinity\n0044-03-15 BC\n', [dates])).toBeUndefined()
   })
 })
@@ -88,7 +112,11 @@ describe('decompress', () => {
     ]
     for (const [compression, bytes] of files) {
       const rows: unknown[] = []
-      for await (const row of readRows(decompress(Readable.from([bytes.subarray(0, 7), bytes.subarray(7)]), compression), oneRowALine)) rows.push(row.values[0])
+      for await (const row of readRows(
+        decompress(Readable.from([bytes.subarray(0, 7), bytes.subarray(7)]), compression),
+        oneRowALine,
+      ))
+        rows.push(row.values[0])
       expect(rows, compression).toEqual(['1', '2', '3'])
     }
   })
@@ -116,12 +144,17 @@ describe('decompress', () => {
       zstdCompressSync('x,y\n'),
     ]
     const bytes = Buffer.concat(frames)
-    const pieces = (size: number): Buffer[] => Array.from({ length: Math.ceil(bytes.length / size) }, (_, at) => bytes.subarray(at * size, (at + 1) * size))
+    const pieces = (size: number): Buffer[] =>
+      Array.from({ length: Math.ceil(bytes.length / size) }, (_, at) => bytes.subarray(at * size, (at + 1) * size))
     for (const size of [97, 4096, bytes.length]) {
-      expect((await buffer(decompress(Readable.from(pieces(size)), 'zstd'))).toString()).toBe(`${text.join('')}${'y'.repeat(300_000)}x,y\n`)
+      expect((await buffer(decompress(Readable.from(pieces(size)), 'zstd'))).toString()).toBe(
+        `${text.join('')}${'y'.repeat(300_000)}x,y\n`,
+      )
     }
     await expect(buffer(decompress(Readable.from([bytes.subarray(0, -3)]), 'zstd'))).rejects.toThrow()
-    await expect(buffer(decompress(Readable.from([frames.at(-1) ?? bytes, Buffer.from('no zstd at all')]), 'zstd'))).rejects.toThrow()
+    await expect(
+      buffer(decompress(Readable.from([frames.at(-1) ?? bytes, Buffer.from('no zstd at all')]), 'zstd')),
+    ).rejects.toThrow()
     const source = Readable.from(pieces(97))
     const left = decompress(source, 'zstd')
     left.destroy()

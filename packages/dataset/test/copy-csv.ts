@@ -20,7 +20,7 @@ export function copyBlock(rows: readonly (readonly (string | null)[])[]): RowBlo
 /** Bytes cut into chunks at the given places. */
 export function* cut(bytes: Buffer, places: readonly number[]): Generator<Buffer> {
   let from = 0
-  for (const place of [...places].sort((a, b) => a - b)) {
+  for (const place of places.toSorted((a, b) => a - b)) {
     const to = Math.min(place, bytes.length)
     if (to > from) yield bytes.subarray(from, to)
     from = Math.max(from, to)

@@ -4,12 +4,40 @@ import { decodeField, encodeField, encodeOneRowALine, encodeRow, readRows, trans
 import { copyBlock, copyRow, cut } from './copy-csv.ts'
 
 const awkward = fc.constantFrom(
-  '', '\\N', '"\\N"', 'N', '\\', '"', '""', ',', '\n', '\r', '\r\n', '\u0001', '\u0002', '\u0002N', '\u0002n', '\u00022', '\\.', ' ', '\u{1F5C3}', 'é', '\u0003', '\\x00', '\uFEFF',
+  '',
+  '\\N',
+  '"\\N"',
+  'N',
+  '\\',
+  '"',
+  '""',
+  ',',
+  '\n',
+  '\r',
+  '\r\n',
+  '\u0001',
+  '\u0002',
+  '\u0002N',
+  '\u0002n',
+  '\u00022',
+  '\\.',
+  ' ',
+  '\u{1F5C3}',
+  'é',
+  '\u0003',
+  '\\x00',
+  '\uFEFF',
 )
-const value = fc.option(fc.oneof(awkward, fc.array(fc.oneof(awkward, fc.string({ unit: 'binary' })), { maxLength: 4 }).map((parts) => parts.join(''))), {
-  nil: null,
-  freq: 8,
-})
+const value = fc.option(
+  fc.oneof(
+    awkward,
+    fc.array(fc.oneof(awkward, fc.string({ unit: 'binary' })), { maxLength: 4 }).map((parts) => parts.join('')),
+  ),
+  {
+    nil: null,
+    freq: 8,
+  },
+)
 const table = fc
   .integer({ min: 1, max: 4 })
   .chain((width) => fc.array(fc.array(value, { minLength: width, maxLength: width }), { minLength: 1, maxLength: 12 }))
@@ -32,13 +60,24 @@ const whole = async (chunks: AsyncIterable<Uint8Array>): Promise<Buffer> => {
 
 describe('encodeOneRowALine', () => {
   it('gives back the very bytes when no row is awkward', () => {
-    const block = copyBlock([['a', null, '{"x": "y, z"}'], ['\\Nx', 'x\\N', '\\x6e'], ['', ' ', 'é\u{1F5C3}\u0003']])
+    const block = copyBlock([
+      ['a', null, '{"x": "y, z"}'],
+      ['\\Nx', 'x\\N', '\\x6e'],
+      ['', ' ', 'é\u{1F5C3}\u0003'],
+    ])
     expect(encodeOneRowALine(block)).toBe(block.bytes)
     expect(encodeOneRowALine({ bytes: Buffer.alloc(0), rowEnds: new Uint32Array(8), rows: 0 })).toHaveLength(0)
   })
 
   it('rewrites what TRINO.md lists, and leaves the rest of the row as COPY wrote it', () => {
-    const block = copyBlock([['1', 'plain, quoted'], ['2', 'a\nb\r\nc'], ['3', '\u0001\u0002'], ['4', '\\N'], ['5', null], ['6', '"\\N"']])
+    const block = copyBlock([
+      ['1', 'plain, quoted'],
+      ['2', 'a\nb\r\nc'],
+      ['3', '\u0001\u0002'],
+      ['4', '\\N'],
+      ['5', null],
+      ['6', '"\\N"'],
+    ])
     expect(encodeOneRowALine(block).toString()).toBe(
       '1,"plain, quoted"\n2,"a\u0002nb\u0002r\u0002nc"\n3,\u00021\u00022\n4,\u0002N\n5,\\N\n6,"""\\N"""\n',
     )
@@ -96,7 +135,8 @@ describe('encodeField and decodeField', () => {
   })
 
   it('refuses what no encoder writes', () => {
-    for (const field of ['\u0002', 'a\u0002x', '\u0002n\u0002', 'a\u0002N', '\u0002Nb']) expect(decodeField(field)).toBeUndefined()
+    for (const field of ['\u0002', 'a\u0002x', '\u0002n\u0002', 'a\u0002N', '\u0002Nb'])
+      expect(decodeField(field)).toBeUndefined()
   })
 })
 

@@ -6,7 +6,6 @@ import {
   isRunId,
   ledgerKey,
   listRuns,
-  type Manifest,
   manifestJsonSchema,
   manifestKey,
   newRunId,
@@ -30,12 +29,13 @@ describe('the layout', () => {
     expect(newRunId()).not.toBe(newRunId(new Date()))
     expect(manifestKey('audit/log', RUN_ID)).toBe(key)
     expect(parseRunKey(key)).toEqual({ dataset: 'audit/log', runId: RUN_ID, name: '_manifest.json' })
-    for (const other of ['audit/log/x', `audit/log/run=2026/x`, `run=${RUN_ID}/x`, `a/run=${RUN_ID}/x/y`]) expect(parseRunKey(other)).toBeUndefined()
-    expect([fileName(0, { compression: 'gzip' }), fileName(12, { compression: 'zstd' }), fileName(100_000, { compression: 'none' })]).toEqual([
-      'part-00000.csv.gz',
-      'part-00012.csv.zst',
-      'part-100000.csv',
-    ])
+    for (const other of ['audit/log/x', `audit/log/run=2026/x`, `run=${RUN_ID}/x`, `a/run=${RUN_ID}/x/y`])
+      expect(parseRunKey(other)).toBeUndefined()
+    expect([
+      fileName(0, { compression: 'gzip' }),
+      fileName(12, { compression: 'zstd' }),
+      fileName(100_000, { compression: 'none' }),
+    ]).toEqual(['part-00000.csv.gz', 'part-00012.csv.zst', 'part-100000.csv'])
   })
 
   it('refuses names that are no folder, and writes targets of any name as one', () => {
@@ -52,7 +52,8 @@ describe('the layout', () => {
     for (const run of [third, first, second]) await store.put(`d/run=${run}/part-00000.csv.gz`, '12345')
     await store.put(`d/run=${second}/part-00001.csv.gz`, '1')
     for (const run of [first, third]) await store.put(`d/run=${run}/_manifest.json`, '{}')
-    for (const stray of ['d/run=x/part', `d/_ingest/t/${first}.json`, 'd2/x', `d/run=${first}/deeper/x`]) await store.put(stray, 'x')
+    for (const stray of ['d/run=x/part', `d/_ingest/t/${first}.json`, 'd2/x', `d/run=${first}/deeper/x`])
+      await store.put(stray, 'x')
     const runs = await listRuns(store, 'd')
     expect(runs.map(({ runId, committed, files, bytes, keys }) => [runId, committed, files, bytes, keys.length])).toEqual([
       [first, true, 1, 5, 2],
@@ -79,19 +80,31 @@ describe('the manifest', () => {
     const store = new MemoryStore()
     await writeManifest(store, aManifest())
     await writeManifest(store, aManifest())
-    await expect(writeManifest(store, aManifest({ createdBy: 'another' }))).rejects.toMatchObject({ code: 'DATASET_RUN_EXISTS', outcome: 'conflict' })
+    await expect(writeManifest(store, aManifest({ createdBy: 'another' }))).rejects.toMatchObject({
+      code: 'DATASET_RUN_EXISTS',
+      outcome: 'conflict',
+    })
     expect((await readManifest(store, 'audit/log', RUN_ID)).createdBy).toBe('audit-log-extractor 0.1.0')
   })
 
   it('that is missing is not found', async () => {
-    await expect(readManifest(new MemoryStore(), 'audit/log', RUN_ID)).rejects.toMatchObject({ code: 'DATASET_MANIFEST_MISSING', outcome: 'not-found', context: { key } })
+    await expect(readManifest(new MemoryStore(), 'audit/log', RUN_ID)).rejects.toMatchObject({
+      code: 'DATASET_MANIFEST_MISSING',
+      outcome: 'not-found',
+      context: { key },
+    })
   })
 
   it('of a newer version is refused, with its file, its version and what to do', async () => {
     const store = new MemoryStore()
     await store.put(key, JSON.stringify({ ...aManifest(), version: 2, news: true }))
     const error: unknown = await readManifest(store, 'audit/log', RUN_ID).catch((thrown: unknown) => thrown)
-    expect(error).toMatchObject({ code: 'DATASET_MANIFEST_TOO_NEW', outcome: 'data', where: { file: key }, context: { version: 2 } })
+    expect(error).toMatchObject({
+      code: 'DATASET_MANIFEST_TOO_NEW',
+      outcome: 'data',
+      where: { file: key },
+      context: { version: 2 },
+    })
     expect((error as Error).message).toMatch(/version 2.*upgrade/)
   })
 
@@ -99,7 +112,11 @@ describe('the manifest', () => {
     ['no JSON', '{', key],
     ['no object', '[]', 'expected object'],
     ['an unknown key', { news: 1 }, 'news'],
-    ['a wrong type deep inside', { columns: [{ ...aManifest().columns[0], targets: { iceberg: { type: 1 }, duckdb: { type: 'X' } } }] }, 'columns[0].targets.iceberg.type'],
+    [
+      'a wrong type deep inside',
+      { columns: [{ ...aManifest().columns[0], targets: { iceberg: { type: 1 }, duckdb: { type: 'X' } } }] },
+      'columns[0].targets.iceberg.type',
+    ],
     ['a checksum that is none', { files: [{ ...aManifest().files[0], sha256: 'x' }] }, 'files[0].sha256: expected 64'],
     ['a file outside of the run', { files: [{ ...aManifest().files[0], name: '../x' }] }, 'files[0].name'],
     ['another dataset', { dataset: 'other' }, 'belongs to other'],
@@ -119,8 +136,12 @@ describe('the manifest', () => {
 
   it('that is none is not written', async () => {
     const store = new MemoryStore()
-    await expect(writeManifest(store, aManifest({ totals: { files: 2, rows: 10, bytes: 300 } }))).rejects.toMatchObject({ code: 'DATASET_MANIFEST_INVALID' })
-    await expect(writeManifest(store, { ...aManifest(), columns: [] } as Manifest)).rejects.toMatchObject({ code: 'DATASET_MANIFEST_INVALID' })
+    await expect(writeManifest(store, aManifest({ totals: { files: 2, rows: 10, bytes: 300 } }))).rejects.toMatchObject({
+      code: 'DATASET_MANIFEST_INVALID',
+    })
+    await expect(writeManifest(store, { ...aManifest(), columns: [] })).rejects.toMatchObject({
+      code: 'DATASET_MANIFEST_INVALID',
+    })
     expect(await listRuns(store, 'audit/log')).toEqual([])
   })
 

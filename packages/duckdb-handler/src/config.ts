@@ -24,7 +24,8 @@ export interface DuckDbConfig extends DuckDbConfigInput {
   readonly readOnly: boolean
 }
 
-const size = (): z.ZodType<string, string> => z.string().regex(/^\d+(\.\d+)?\s?([KMGT]i?B)$/i, 'expected a size such as 512MB or 2GiB')
+const size = (): z.ZodType<string, string> =>
+  z.string().regex(/^\d+(\.\d+)?\s?([KMGT]i?B)$/i, 'expected a size such as 512MB or 2GiB')
 
 /** One strict schema for all options but the logger. Apps embed it in their own. */
 export const duckDbConfigSchema: z.ZodType<DuckDbConfig, DuckDbConfigInput> = z.strictObject({

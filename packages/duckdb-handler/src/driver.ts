@@ -48,7 +48,8 @@ function fromDriver(value: DuckDBValue): DuckDbValue {
   if (value instanceof DuckDBStructValue) {
     return Object.fromEntries(Object.entries(value.entries).map(([name, inner]) => [name, fromDriver(inner)]))
   }
-  if (value instanceof DuckDBMapValue) return value.entries.map(({ key, value: inner }) => ({ key: fromDriver(key), value: fromDriver(inner) }))
+  if (value instanceof DuckDBMapValue)
+    return value.entries.map(({ key, value: inner }) => ({ key: fromDriver(key), value: fromDriver(inner) }))
   return value.toString()
 }
 
@@ -114,7 +115,9 @@ export class Database {
    * one would release the first one's lock (POSIX locks belong to the process) and let another process write.
    */
   static async open(path: string, options: Record<string, string>): Promise<Database> {
-    return new Database(await (path === ':memory:' ? DuckDBInstance.create(path, options) : DuckDBInstance.fromCache(path, options)))
+    return new Database(
+      await (path === ':memory:' ? DuckDBInstance.create(path, options) : DuckDBInstance.fromCache(path, options)),
+    )
   }
 
   async session(): Promise<Session> {

@@ -68,7 +68,11 @@ export class DuckDbHandler implements DuckDbSession, AsyncDisposable {
     return this.#call(options, 'a query', (session) => query<R>(session, sql, parameters))
   }
 
-  execute(sql: string, parameters: readonly DuckDbInput[] = [], options?: CallOptions): Promise<{ readonly rowsChanged: number }> {
+  execute(
+    sql: string,
+    parameters: readonly DuckDbInput[] = [],
+    options?: CallOptions,
+  ): Promise<{ readonly rowsChanged: number }> {
     return this.#call(options, 'a statement', (session) => execute(session, sql, parameters))
   }
 
@@ -83,10 +87,13 @@ export class DuckDbHandler implements DuckDbSession, AsyncDisposable {
       const opened = (session = await this.#session())
       // The time limit is that of each step: between them the reader may take as long as it likes.
       const step = <T>(work: () => Promise<T>): Promise<T> =>
-        withDeadline({ signal, timeoutMs }, { prefix: 'DUCKDB', action: 'a query' }, (deadline) => interruptible(opened, deadline.signal, work))
+        withDeadline({ signal, timeoutMs }, { prefix: 'DUCKDB', action: 'a query' }, (deadline) =>
+          interruptible(opened, deadline.signal, work),
+        )
       const statement = await step(() => opened.run(sql, parameters, true))
       const batches = statement.batches()
-      for (let next = await step(() => batches.next()); next.done !== true; next = await step(() => batches.next())) yield next.value
+      for (let next = await step(() => batches.next()); next.done !== true; next = await step(() => batches.next()))
+        yield next.value
     } catch (error) {
       throw toDuckDbError(error, { path: this.#path, action: 'a query' })
     } finally {
@@ -109,7 +116,9 @@ export class DuckDbHandler implements DuckDbSession, AsyncDisposable {
         return result
       } catch (error) {
         // After a failed commit or statement there may be none left to roll back; the first error tells the story.
-        await session.run('ROLLBACK', [], false).catch((failure: unknown) => this.#logger.debug({ error: failure }, 'nothing was rolled back'))
+        await session
+          .run('ROLLBACK', [], false)
+          .catch((failure: unknown) => this.#logger.debug({ error: failure }, 'nothing was rolled back'))
         throw error
       }
     })
@@ -121,7 +130,8 @@ export class DuckDbHandler implements DuckDbSession, AsyncDisposable {
       [
         {
           name: 'open the database',
-          run: async () => String((await this.query<{ version: string }>('SELECT version() AS version', [], options)).rows[0]?.version),
+          run: async () =>
+            String((await this.query<{ version: string }>('SELECT version() AS version', [], options)).rows[0]?.version),
         },
         {
           name: this.#config.readOnly ? 'read its tables' : 'make a table, and take it back',
@@ -149,7 +159,11 @@ export class DuckDbHandler implements DuckDbSession, AsyncDisposable {
     return this.close()
   }
 
-  #call<T>(options: CallOptions | undefined, action: string, work: (session: Session, signal: AbortSignal) => Promise<T>): Promise<T> {
+  #call<T>(
+    options: CallOptions | undefined,
+    action: string,
+    work: (session: Session, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
     const timeoutMs = options?.timeoutMs ?? this.#config.timeoutMs
     return this.#lifecycle.run(options?.signal, (joined) =>
       withDeadline({ signal: joined, timeoutMs }, { prefix: 'DUCKDB', action }, async ({ signal }) => {
@@ -192,14 +206,20 @@ class Transaction implements DuckDbSession {
     return this.#next(options, () => query<R>(this.#session, sql, parameters))
   }
 
-  execute(sql: string, parameters: readonly DuckDbInput[] = [], options?: CallOptions): Promise<{ readonly rowsChanged: number }> {
+  execute(
+    sql: string,
+    parameters: readonly DuckDbInput[] = [],
+    options?: CallOptions,
+  ): Promise<{ readonly rowsChanged: number }> {
     return this.#next(options, () => execute(this.#session, sql, parameters))
   }
 
   /** One after the other: the connection holds one statement at a time. */
   async #next<T>(options: CallOptions | undefined, work: () => Promise<T>): Promise<T> {
     const mine = this.#last.then(() =>
-      withDeadline(options, { prefix: 'DUCKDB', action: 'a statement' }, ({ signal }) => interruptible(this.#session, signal, work)),
+      withDeadline(options, { prefix: 'DUCKDB', action: 'a statement' }, ({ signal }) =>
+        interruptible(this.#session, signal, work),
+      ),
     )
     this.#last = mine.catch(() => undefined)
     try {
@@ -241,7 +261,11 @@ async function query<R>(session: Session, sql: string, parameters: readonly Duck
   return { columns: statement.columns, rows }
 }
 
-async function execute(session: Session, sql: string, parameters: readonly DuckDbInput[]): Promise<{ readonly rowsChanged: number }> {
+async function execute(
+  session: Session,
+  sql: string,
+  parameters: readonly DuckDbInput[],
+): Promise<{ readonly rowsChanged: number }> {
   const statement = await session.run(sql, parameters, false)
   return { rowsChanged: statement.rowsChanged() }
 }

@@ -48,31 +48,69 @@ const rules: readonly Rule[] = [
     build: conflict,
     advice: 'close the other handler of this process, or give both the same options',
   },
-  { message: /No space left on device|disk quota exceeded|File too large/i, code: 'DUCKDB_DISK_FULL', build: capacity, advice: 'free room on the disk' },
-  { kind: /^Out of Memory$/, message: /offload data block|max_temp_directory_size/, code: 'DUCKDB_TEMP_FULL', build: capacity, advice: 'raise maxTempDirectorySize, or free room in the temporary folder' },
+  {
+    message: /No space left on device|disk quota exceeded|File too large/i,
+    code: 'DUCKDB_DISK_FULL',
+    build: capacity,
+    advice: 'free room on the disk',
+  },
+  {
+    kind: /^Out of Memory$/,
+    message: /offload data block|max_temp_directory_size/,
+    code: 'DUCKDB_TEMP_FULL',
+    build: capacity,
+    advice: 'raise maxTempDirectorySize, or free room in the temporary folder',
+  },
   { kind: /^Out of Memory$/, code: 'DUCKDB_OUT_OF_MEMORY', build: capacity, advice: 'raise memoryLimit, or lower threads' },
-  { message: /not a valid DuckDB database file|checksum|corrupt|newer version of DuckDB|older version of DuckDB/i, code: 'DUCKDB_FILE_UNUSABLE', build: data },
+  {
+    message: /not a valid DuckDB database file|checksum|corrupt|newer version of DuckDB|older version of DuckDB/i,
+    code: 'DUCKDB_FILE_UNUSABLE',
+    build: data,
+  },
   { kind: /^Serialization$/, code: 'DUCKDB_FILE_UNUSABLE', build: data },
   { kind: /^IO$|^Permission$/, message: /Permission denied|Read-only file system/i, code: 'DUCKDB_FORBIDDEN', build: forbidden },
   { message: /read-only mode!|in read-only mode(?!: database does not exist)/, code: 'DUCKDB_READ_ONLY', build: forbidden },
-  { kind: /^IO$/, message: /No such file or directory|No files found|database does not exist|Is a directory/, code: 'DUCKDB_FILE_NOT_FOUND', build: missing },
-  { message: /CSV Error on Line|not a GZIP stream|ZSTD Decompression|Failed to decode gzip/i, code: 'DUCKDB_CSV_BROKEN', build: data },
+  {
+    kind: /^IO$/,
+    message: /No such file or directory|No files found|database does not exist|Is a directory/,
+    code: 'DUCKDB_FILE_NOT_FOUND',
+    build: missing,
+  },
+  {
+    message: /CSV Error on Line|not a GZIP stream|ZSTD Decompression|Failed to decode gzip/i,
+    code: 'DUCKDB_CSV_BROKEN',
+    build: data,
+  },
   { kind: /^IO$/, code: 'DUCKDB_IO', retry: 'if-idempotent', build: remote },
   { kind: /^Catalog$|^Dependency$/, message: /already exists|depend/i, code: 'DUCKDB_EXISTS', build: conflict },
   { kind: /^Catalog$/, code: 'DUCKDB_NOT_FOUND', build: missing },
-  { kind: /^Binder$/, message: /^Referenced (column|table)|does not have a column|does not exist/, code: 'DUCKDB_NOT_FOUND', build: missing },
+  {
+    kind: /^Binder$/,
+    message: /^Referenced (column|table)|does not have a column|does not exist/,
+    code: 'DUCKDB_NOT_FOUND',
+    build: missing,
+  },
   { kind: /^Constraint$/, code: 'DUCKDB_CONSTRAINT', build: conflict },
   { kind: /^Transaction(Context)?$/, message: /conflict/i, code: 'DUCKDB_TRANSACTION_CONFLICT', retry: 'safe', build: conflict },
   { kind: /^Invalid Input$/, message: /options were not recognized/, code: 'DUCKDB_CONFIG_INVALID', build: config },
   { message: /^Failed to set config/, code: 'DUCKDB_CONFIG_INVALID', build: config },
-  { kind: /^(Conversion|Invalid Input|Out of Range|Mismatch Type|Decimal|Divide by Zero)$/, code: 'DUCKDB_VALUE_INVALID', build: data },
-  { kind: /^(Parser|Syntax|Binder|Parameter Not Resolved|Parameter Not Allowed|Not implemented|Missing Extension|Expression|Invalid type)$/i, code: 'DUCKDB_STATEMENT_INVALID', build: remote },
+  {
+    kind: /^(Conversion|Invalid Input|Out of Range|Mismatch Type|Decimal|Divide by Zero)$/,
+    code: 'DUCKDB_VALUE_INVALID',
+    build: data,
+  },
+  {
+    kind: /^(Parser|Syntax|Binder|Parameter Not Resolved|Parameter Not Allowed|Not implemented|Missing Extension|Expression|Invalid type)$/i,
+    code: 'DUCKDB_STATEMENT_INVALID',
+    build: remote,
+  },
 ]
 
 /** An error of the driver as one of ours; `place` names what was done and to which file. What is ours already is given back. */
 export function toDuckDbError(error: unknown, place: { readonly path: string; readonly action: string }): unknown {
   if (HandlerError.is(error) || !(error instanceof Error)) return error
-  const [, kind = '', rest = error.message] = /^(?:Failed to bind value: )?([A-Za-z ]{2,40}?) Error: (.*)$/s.exec(error.message) ?? []
+  const [, kind = '', rest = error.message] =
+    /^(?:Failed to bind value: )?([A-Za-z ]{2,40}?) Error: (.*)$/s.exec(error.message) ?? []
   const rule = rules.find((one) => (one.kind?.test(kind) ?? true) && (one.message?.test(rest) ?? true))
   const { code, build, retry, advice } = rule ?? { code: 'DUCKDB_FAILED', build: remote }
   const told = readable(rest)
@@ -115,6 +153,9 @@ export const duplicateColumn = (name: string): DataError =>
   })
 
 export const valueNotBindable = (index: number, type: string): ConfigError =>
-  new ConfigError(`parameter ${index + 1}: ${type} cannot be passed to DuckDB; pass null, a string, number, bigint, boolean or Uint8Array`, {
-    code: 'DUCKDB_PARAMETER_INVALID',
-  })
+  new ConfigError(
+    `parameter ${index + 1}: ${type} cannot be passed to DuckDB; pass null, a string, number, bigint, boolean or Uint8Array`,
+    {
+      code: 'DUCKDB_PARAMETER_INVALID',
+    },
+  )

@@ -54,5 +54,7 @@ export function readCsv(files: readonly string[], columns: readonly string[], op
   }
   // A literal file name is a pattern: each of its special characters is put into a set of its own.
   const names = files.map((file) => literal(file.replace(/[*?[]/g, '[$&]')))
-  return `read_csv([${names.join(', ')}], ${Object.entries(settings).map(([key, value]) => `${key} = ${value}`).join(', ')})`
+  return `read_csv([${names.join(', ')}], ${Object.entries(settings)
+    .map(([key, value]) => `${key} = ${value}`)
+    .join(', ')})`
 }

@@ -25,40 +25,141 @@ interface HardColumn {
   readonly values: readonly Hard[]
 }
 
-const texts = ['', ' ', ' x ', '\\N', '"\\N"', '\\', '\\\\', '\\n', 'a,b', '"', '""', "'", 'a\nb', '\r', '\r\n', '\n', '\u0001', '\u0002', '\u00022', '\u0002N', '\u0003\u0008\u001f\u007f', 'é\u{1F5C3}', 'NULL', 'null', '\\.', 'x'.repeat(200_000)]
+const texts = [
+  '',
+  ' ',
+  ' x ',
+  '\\N',
+  '"\\N"',
+  '\\',
+  '\\\\',
+  '\\n',
+  'a,b',
+  '"',
+  '""',
+  "'",
+  'a\nb',
+  '\r',
+  '\r\n',
+  '\n',
+  '\u0001',
+  '\u0002',
+  '\u00022',
+  '\u0002N',
+  '\u0003\u0008\u001f\u007f',
+  'é\u{1F5C3}',
+  'NULL',
+  'null',
+  '\\.',
+  'x'.repeat(200_000),
+]
 
 const columns: Record<string, HardColumn> = {
-  int2: { type: 'smallint', values: [['-32768', -32768], ['32767', 32767]] },
-  int4: { type: 'integer', values: [['-2147483648', -2147483648], ['2147483647', 2147483647]] },
-  int8: { type: 'bigint', values: [['-9223372036854775808', -9223372036854775808n], ['9007199254740993', 9007199254740993n]] },
+  int2: {
+    type: 'smallint',
+    values: [
+      ['-32768', -32768],
+      ['32767', 32767],
+    ],
+  },
+  int4: {
+    type: 'integer',
+    values: [
+      ['-2147483648', -2147483648],
+      ['2147483647', 2147483647],
+    ],
+  },
+  int8: {
+    type: 'bigint',
+    values: [
+      ['-9223372036854775808', -9223372036854775808n],
+      ['9007199254740993', 9007199254740993n],
+    ],
+  },
   oid: { type: 'oid', values: [['4294967295', 4294967295n]] },
-  numeric: { type: 'numeric(38,10)', precision: 38, scale: 10, values: ['9999999999999999999999999999.9999999999', '-0.0000000001', '1.5000000000'] },
+  numeric: {
+    type: 'numeric(38,10)',
+    precision: 38,
+    scale: 10,
+    values: ['9999999999999999999999999999.9999999999', '-0.0000000001', '1.5000000000'],
+  },
   negative_scale: { type: 'numeric(3,-2)', base: 'numeric', precision: 3, scale: -2, values: ['99900', '-100'] },
   more_scale: { type: 'numeric(2,4)', base: 'numeric', precision: 2, scale: 4, values: ['0.0099', '-0.0001'] },
   unbounded: { type: 'numeric', base: 'numeric', values: ['NaN', 'Infinity', '1.10', `${'9'.repeat(80)}.${'1'.repeat(60)}`] },
   wide: { type: 'numeric(39,2)', base: 'numeric', precision: 39, scale: 2, values: [`${'9'.repeat(37)}.99`] },
   nan: { type: 'numeric(10,2)', base: 'numeric', precision: 10, scale: 2, exceptional: true, values: ['NaN', '1.50'] },
-  float4: { type: 'real', values: [['NaN', NaN], ['Infinity', Infinity], ['-Infinity', -Infinity], ['3.4028235e+38', Math.fround(3.4028235e38)], ['1e-45', Math.fround(1e-45)], ['-0', -0]] },
-  float8: { type: 'double precision', values: [['NaN', NaN], ['-Infinity', -Infinity], ['1.7976931348623157e+308', Number.MAX_VALUE], ['5e-324', 5e-324], ['0.1', 0.1], ['-0', -0]] },
-  bool: { type: 'boolean', values: [['t', true], ['f', false]] },
+  float4: {
+    type: 'real',
+    values: [
+      ['NaN', NaN],
+      ['Infinity', Infinity],
+      ['-Infinity', -Infinity],
+      ['3.4028235e+38', Math.fround(3.4028235e38)],
+      ['1e-45', Math.fround(1e-45)],
+      ['-0', -0],
+    ],
+  },
+  float8: {
+    type: 'double precision',
+    values: [
+      ['NaN', NaN],
+      ['-Infinity', -Infinity],
+      ['1.7976931348623157e+308', Number.MAX_VALUE],
+      ['5e-324', 5e-324],
+      ['0.1', 0.1],
+      ['-0', -0],
+    ],
+  },
+  bool: {
+    type: 'boolean',
+    values: [
+      ['t', true],
+      ['f', false],
+    ],
+  },
   text: { type: 'text', values: texts },
   bpchar: { type: 'character(5)', values: ['a    ', '     '] },
   mood: { type: 'app.mood', category: 'E', values: ['so, so', "it's"] },
-  bytea: { type: 'bytea', values: [['\\x', Buffer.alloc(0)], ['\\x00ff5c4e0a22', Buffer.from('00ff5c4e0a22', 'hex')]] },
+  bytea: {
+    type: 'bytea',
+    values: [
+      ['\\x', Buffer.alloc(0)],
+      ['\\x00ff5c4e0a22', Buffer.from('00ff5c4e0a22', 'hex')],
+    ],
+  },
   uuid: { type: 'uuid', values: ['00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff'] },
   json: { type: 'json', values: ['{"a": "\\ud800"}', ' {"b":1,\n"b":1e400} '] },
   jsonb: { type: 'jsonb', values: ['{"a": "x\\n\\"y\\"", "n": 12345678901234567890123.10}', 'null', '"\\\\N"'] },
-  date: { type: 'date', exceptional: true, values: [['4713-01-01 BC', '4713-01-01 (BC)'], '0001-01-01', '9999-12-31', '5874897-12-31', 'infinity', '-infinity'] },
+  date: {
+    type: 'date',
+    exceptional: true,
+    values: [['4713-01-01 BC', '4713-01-01 (BC)'], '0001-01-01', '9999-12-31', '5874897-12-31', 'infinity', '-infinity'],
+  },
   time: { type: 'time without time zone', exceptional: true, values: ['00:00:00', '23:59:59.999999', '24:00:00'] },
   timestamp: {
     type: 'timestamp without time zone',
     exceptional: true,
-    values: [['0044-03-15 10:00:00.000001 BC', '0044-03-15 (BC) 10:00:00.000001'], '0001-01-01 00:00:00', '2026-11-21 10:15:30.123457', '199999-12-31 23:59:59.999999', 'infinity', '-infinity'],
+    values: [
+      ['0044-03-15 10:00:00.000001 BC', '0044-03-15 (BC) 10:00:00.000001'],
+      '0001-01-01 00:00:00',
+      '2026-11-21 10:15:30.123457',
+      '199999-12-31 23:59:59.999999',
+      'infinity',
+      '-infinity',
+    ],
   },
   timestamptz: {
     type: 'timestamp with time zone',
     exceptional: true,
-    values: [['4713-01-01 00:00:00.000001+00 BC', '4713-01-01 (BC) 00:00:00.000001+00'], '0001-01-01 00:00:00+00', '2026-11-21 10:15:30.123457+00', '9999-12-31 23:59:59.999999+00', '199999-12-31 23:59:59.999999+00', 'infinity', '-infinity'],
+    values: [
+      ['4713-01-01 00:00:00.000001+00 BC', '4713-01-01 (BC) 00:00:00.000001+00'],
+      '0001-01-01 00:00:00+00',
+      '2026-11-21 10:15:30.123457+00',
+      '9999-12-31 23:59:59.999999+00',
+      '199999-12-31 23:59:59.999999+00',
+      'infinity',
+      '-infinity',
+    ],
   },
   far: { type: 'timestamp with time zone', base: 'timestamptz', exceptional: true, values: ['294276-12-31 23:59:59.999999+00'] },
   timetz: { type: 'time with time zone', values: ['24:00:00-15:59:59'] },
@@ -93,12 +194,19 @@ describe('hard values through a CSV of the one-row-a-line dialect', () => {
       const column = mapColumn(source, { exceptional: asked })
       const written = [null, ...values.map((value) => (typeof value === 'string' ? value : value[0])), null]
       const file = join(folder, `${name}.csv`)
-      await writeFile(file, `id,${encodeField(column.name)}\n${written.map((value, id) => encodeRow([String(id), value])).join('')}`)
+      await writeFile(
+        file,
+        `id,${encodeField(column.name)}\n${written.map((value, id) => encodeRow([String(id), value])).join('')}`,
+      )
       const from = readCsv([file], ['id', column.name])
       const table = ident(`t ${name}`)
       await db.execute(`CREATE TABLE ${table} AS SELECT CAST(id AS BIGINT) AS id, ${duckdbDecode(column)} AS v FROM ${from}`)
       const { rows, columns: types } = await db.query(`SELECT v FROM ${table} ORDER BY id`)
-      expect(rows.map((row) => row['v'])).toEqual([null, ...values.map((value) => (typeof value === 'string' ? value : value[1])), null])
+      expect(rows.map((row) => row['v'])).toEqual([
+        null,
+        ...values.map((value) => (typeof value === 'string' ? value : value[1])),
+        null,
+      ])
       expect(types[0]?.type).toBe(column.targets.duckdb.type)
     })
   }

@@ -20,7 +20,8 @@ const ENDLESS = 'SELECT count(*) FROM range(1000000000000) t(i) WHERE i % 7 = 3'
 
 describe('values', () => {
   it('come back exact', async () => {
-    const { rows, columns } = await open().query(`SELECT 9007199254740993 AS int8, 170141183460469231731687303715884105727 AS huge,
+    const { rows, columns } = await open()
+      .query(`SELECT 9007199254740993 AS int8, 170141183460469231731687303715884105727 AS huge,
       1.50::DECIMAL(10,2) AS dec, TIMESTAMPTZ '2026-11-21 10:15:30.123457+02' AS tz, DATE '-infinity' AS d, 'NaN'::DOUBLE AS f,
       'a\\x00'::BLOB AS b, [1::BIGINT, NULL] AS l, {'a': 1, 'b': 0.10} AS s, MAP {'k': 2} AS m, NULL AS n, true AS t, '[1]'::JSON AS j`)
     expect(rows).toEqual([
@@ -40,7 +41,9 @@ describe('values', () => {
         j: '[1]',
       },
     ])
-    expect(columns.map((column) => column.type)).toEqual(expect.arrayContaining(['DECIMAL(10,2)', 'TIMESTAMP WITH TIME ZONE', 'JSON']))
+    expect(columns.map((column) => column.type)).toEqual(
+      expect.arrayContaining(['DECIMAL(10,2)', 'TIMESTAMP WITH TIME ZONE', 'JSON']),
+    )
   })
 
   it('go in as parameters and as literals alike', async () => {
@@ -55,7 +58,10 @@ describe('values', () => {
   })
 
   it('of two columns with one name are an error, not the last one', async () => {
-    await expect(open().query('SELECT 1 AS a, 2 AS a')).rejects.toMatchObject({ code: 'DUCKDB_DUPLICATE_COLUMN', where: { column: 'a' } })
+    await expect(open().query('SELECT 1 AS a, 2 AS a')).rejects.toMatchObject({
+      code: 'DUCKDB_DUPLICATE_COLUMN',
+      where: { column: 'a' },
+    })
   })
 
   it('stream in batches', async () => {
@@ -79,7 +85,10 @@ describe('statements', () => {
     await db.execute(`CREATE TABLE ${table} (x INTEGER PRIMARY KEY)`)
     expect(await db.execute(`INSERT INTO ${table} SELECT * FROM range(5)`)).toEqual({ rowsChanged: 5 })
     expect(await db.execute(`DELETE FROM ${table} WHERE x > ?`, [2])).toEqual({ rowsChanged: 2 })
-    await expect(db.execute(`INSERT INTO ${table} VALUES (1)`)).rejects.toMatchObject({ code: 'DUCKDB_CONSTRAINT', outcome: 'conflict' })
+    await expect(db.execute(`INSERT INTO ${table} VALUES (1)`)).rejects.toMatchObject({
+      code: 'DUCKDB_CONSTRAINT',
+      outcome: 'conflict',
+    })
   })
 
   it('in a transaction happen together or not at all', async () => {
@@ -171,7 +180,10 @@ describe('a file', () => {
     try { await DuckDBInstance.create(process.argv[1], { access_mode: process.argv[2] }); console.log('opened'); setInterval(() => {}, 1000) }
     catch (error) { console.log(error.message) }`
   const other = async (path: string, mode = 'AUTOMATIC'): Promise<{ said: string; end: () => Promise<void>; pid: number }> => {
-    const child = spawn(process.execPath, ['--input-type=module', '-e', program, path, mode], { cwd: import.meta.dirname, stdio: ['ignore', 'pipe', 'inherit'] })
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program, path, mode], {
+      cwd: import.meta.dirname,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
     const [said] = (await once(child.stdout, 'data')) as [Buffer]
     const end = async (): Promise<void> => {
       if (child.exitCode === null && child.kill('SIGKILL')) await once(child, 'exit')
@@ -184,7 +196,11 @@ describe('a file', () => {
     const holder = await other(path)
     expect(holder.said).toBe('opened')
     const db = open({ path })
-    await expect(db.query('SELECT 1')).rejects.toMatchObject({ code: 'DUCKDB_LOCKED', retry: 'safe', context: { pid: holder.pid } })
+    await expect(db.query('SELECT 1')).rejects.toMatchObject({
+      code: 'DUCKDB_LOCKED',
+      retry: 'safe',
+      context: { pid: holder.pid },
+    })
     await holder.end()
     expect((await db.query('SELECT 1 AS x')).rows).toEqual([{ x: 1 }])
   })
@@ -212,7 +228,10 @@ describe('a file', () => {
     await db.close()
     const reader = open({ path, readOnly: true })
     expect((await reader.query('SELECT x FROM t')).rows).toEqual([{ x: 1 }])
-    await expect(reader.execute('CREATE TABLE u (x INTEGER)')).rejects.toMatchObject({ code: 'DUCKDB_READ_ONLY', outcome: 'permission' })
+    await expect(reader.execute('CREATE TABLE u (x INTEGER)')).rejects.toMatchObject({
+      code: 'DUCKDB_READ_ONLY',
+      outcome: 'permission',
+    })
     expect((await reader.check()).steps.map(({ name, ok, detail }) => [name, ok, detail])).toEqual([
       ['open the database', true, 'v1.5.6'],
       ['read its tables', true, '1 tables'],
@@ -223,7 +242,9 @@ describe('a file', () => {
     const path = join(folder, 'none.duckdb')
     await writeFile(path, 'no database at all'.repeat(1000))
     await expect(open({ path }).connect()).rejects.toMatchObject({ code: 'DUCKDB_FILE_UNUSABLE', outcome: 'data' })
-    await expect(open({ path: join(folder, 'missing.duckdb'), readOnly: true }).connect()).rejects.toMatchObject({ code: 'DUCKDB_FILE_NOT_FOUND' })
+    await expect(open({ path: join(folder, 'missing.duckdb'), readOnly: true }).connect()).rejects.toMatchObject({
+      code: 'DUCKDB_FILE_NOT_FOUND',
+    })
     const check = await open({ path: join(folder, 'no', 'x.duckdb') }).check()
     expect(check).toMatchObject({ ok: false, steps: [{ name: 'open the database', error: { code: 'DUCKDB_FILE_NOT_FOUND' } }] })
     if (process.getuid?.() !== 0) {
@@ -236,8 +257,12 @@ describe('a file', () => {
 describe('limits', () => {
   it('of memory and of the temporary folder hold', async () => {
     const db = open({ memoryLimit: '20MB', tempDirectory: join(folder, 'temp'), maxTempDirectorySize: '1MB' })
-    await expect(db.query('SELECT list(random()) AS l FROM range(5000000)')).rejects.toMatchObject({ code: 'DUCKDB_OUT_OF_MEMORY' })
-    await expect(db.execute('CREATE TABLE t AS SELECT random() AS r, random() AS s FROM range(3000000) ORDER BY r')).rejects.toMatchObject({
+    await expect(db.query('SELECT list(random()) AS l FROM range(5000000)')).rejects.toMatchObject({
+      code: 'DUCKDB_OUT_OF_MEMORY',
+    })
+    await expect(
+      db.execute('CREATE TABLE t AS SELECT random() AS r, random() AS s FROM range(3000000) ORDER BY r'),
+    ).rejects.toMatchObject({
       code: expect.stringMatching(/DUCKDB_(OUT_OF_MEMORY|TEMP_FULL)/),
       outcome: 'capacity',
     })

@@ -111,7 +111,10 @@ export function objectStoreConformance({ describe, it }: ConformanceRunner, subj
       for (const name of names.toReversed()) await store.put(at(name), name)
       const ordered = names.map(at).toSorted((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
       deepEqual(await keysOf(store.list(at(''))), ordered)
-      deepEqual(await keysOf(store.list(at('a'))), ordered.filter((key) => key.startsWith(at('a'))))
+      deepEqual(
+        await keysOf(store.list(at('a'))),
+        ordered.filter((key) => key.startsWith(at('a'))),
+      )
       deepEqual(await keysOf(store.list(at('b='))), [at('b=1/_m'), at('b=1/p')])
       deepEqual(await keysOf(store.list(at('b/'))), [at('b/c/d')])
       deepEqual(await keysOf(store.list(at('nothing/here'))), [])

@@ -33,26 +33,39 @@ export function toStorageError(error: unknown, { folder, key, action }: Place): 
     case 'EROFS':
       return make(
         () =>
-          new PermissionError(`cannot ${action} ${what}: ${code === 'EROFS' ? 'the file system is read-only' : 'no permission'}`, {
-            ...options,
-            code: 'STORAGE_FORBIDDEN',
-          }),
+          new PermissionError(
+            `cannot ${action} ${what}: ${code === 'EROFS' ? 'the file system is read-only' : 'no permission'}`,
+            {
+              ...options,
+              code: 'STORAGE_FORBIDDEN',
+            },
+          ),
       )
     case 'ENOSPC':
     case 'EDQUOT':
       return make(
         () =>
-          new CapacityError(`cannot ${action} ${what}: ${code === 'ENOSPC' ? 'the disk is full' : 'the quota is used up'}; free room or choose another folder`, {
-            ...options,
-            code: 'STORAGE_FULL',
-          }),
+          new CapacityError(
+            `cannot ${action} ${what}: ${code === 'ENOSPC' ? 'the disk is full' : 'the quota is used up'}; free room or choose another folder`,
+            {
+              ...options,
+              code: 'STORAGE_FULL',
+            },
+          ),
       )
     case 'EFBIG':
-      return make(() => new CapacityError(`cannot ${action} ${what}: too big for this file system`, { ...options, code: 'STORAGE_FULL' }))
+      return make(
+        () => new CapacityError(`cannot ${action} ${what}: too big for this file system`, { ...options, code: 'STORAGE_FULL' }),
+      )
     case 'EMFILE':
     case 'ENFILE':
       return make(
-        () => new CapacityError(`cannot ${action} ${what}: too many open files`, { ...options, code: 'STORAGE_TOO_MANY_FILES', retry: 'safe' }),
+        () =>
+          new CapacityError(`cannot ${action} ${what}: too many open files`, {
+            ...options,
+            code: 'STORAGE_TOO_MANY_FILES',
+            retry: 'safe',
+          }),
       )
     case 'EISDIR':
     case 'ENOTDIR':
@@ -65,7 +78,13 @@ export function toStorageError(error: unknown, { folder, key, action }: Place): 
           }),
       )
     case 'ENAMETOOLONG':
-      return make(() => new ConfigError(`cannot ${action} ${what}: the name is too long for this file system`, { ...options, code: 'STORAGE_KEY_INVALID' }))
+      return make(
+        () =>
+          new ConfigError(`cannot ${action} ${what}: the name is too long for this file system`, {
+            ...options,
+            code: 'STORAGE_KEY_INVALID',
+          }),
+      )
     default:
       return make(
         () =>

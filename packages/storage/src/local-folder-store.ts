@@ -50,7 +50,8 @@ export class LocalFolderStore implements ObjectStore {
         ...(options?.end === undefined ? {} : { end: options.end }),
       })
       const release = this.#life.hold()
-      const abort = (): void => void stream.destroy((signal?.aborted === true ? signal.reason : this.#life.signal.reason) as Error)
+      const abort = (): void =>
+        void stream.destroy((signal?.aborted === true ? signal.reason : this.#life.signal.reason) as Error)
       signal?.addEventListener('abort', abort, { once: true })
       this.#life.signal.addEventListener('abort', abort, { once: true })
       stream.once('close', () => {
@@ -200,7 +201,9 @@ export class LocalFolderStore implements ObjectStore {
   /** Keys under a folder (`''` or ending in `/`) that begin with the prefix, in byte order. */
   async *#walk(folder: string, prefix: string, options: CallOptions | undefined): AsyncGenerator<string> {
     const entries = await this.#call(options, 'list', folder, async () => {
-      const found = await readdir(join(this.#settings.folder, ...folder.split('/')), { withFileTypes: true }).catch(absentAsUndefined)
+      const found = await readdir(join(this.#settings.folder, ...folder.split('/')), { withFileTypes: true }).catch(
+        absentAsUndefined,
+      )
       return found ?? []
     })
     const keys = entries
@@ -245,7 +248,9 @@ export class LocalFolderStore implements ObjectStore {
 
   async #write(file: string, key: string, body: ObjectBody, signal: AbortSignal): Promise<void> {
     const whole = typeof body === 'string' || body instanceof Uint8Array
-    const source = Readable.from(whole ? [typeof body === 'string' ? Buffer.from(body) : body] : guarded(key, body), { objectMode: true })
+    const source = Readable.from(whole ? [typeof body === 'string' ? Buffer.from(body) : body] : guarded(key, body), {
+      objectMode: true,
+    })
     await pipeline(source, createWriteStream(file, { flags: 'wx', flush: this.#settings.fsync }), { signal })
   }
 
@@ -325,7 +330,11 @@ export class LocalFolderStore implements ObjectStore {
   }
 
   async #removeEmptyFolders(path: string): Promise<void> {
-    for (let folder = path; folder !== this.#settings.folder && folder.startsWith(this.#settings.folder); folder = dirname(folder)) {
+    for (
+      let folder = path;
+      folder !== this.#settings.folder && folder.startsWith(this.#settings.folder);
+      folder = dirname(folder)
+    ) {
       try {
         await rmdir(folder)
       } catch {
@@ -349,7 +358,7 @@ async function etagOf(handle: FileHandle, known?: Buffer): Promise<string> {
   let bytes = known
   if (bytes === undefined) {
     bytes = Buffer.alloc(Number(size))
-    for (let at = 0; at < bytes.length; ) {
+    for (let at = 0; at < bytes.length;) {
       const { bytesRead } = await handle.read(bytes, at, bytes.length - at, at)
       if (bytesRead === 0) break
       at += bytesRead

@@ -39,7 +39,7 @@ export class MemoryStore implements ObjectStore {
   async *list(prefix: string, options?: CallOptions): AsyncGenerator<ObjectInfo> {
     const found = await this.#call(options, `listing ${prefix}`, () => {
       assertPrefix(prefix)
-      return [...this.#objects].filter(([key]) => key.startsWith(prefix)).sort(([a], [b]) => compareKeys(a, b))
+      return [...this.#objects].filter(([key]) => key.startsWith(prefix)).toSorted(([a], [b]) => compareKeys(a, b))
     })
     for (const [key, stored] of found) {
       options?.signal?.throwIfAborted()
@@ -86,7 +86,9 @@ export class MemoryStore implements ObjectStore {
 
   #call<T>(options: CallOptions | undefined, action: string, work: (signal: AbortSignal) => T | Promise<T>): Promise<T> {
     return this.#life.run(options?.signal, (joined) =>
-      withDeadline({ signal: joined, timeoutMs: options?.timeoutMs }, { prefix: 'STORAGE', action }, async ({ signal }) => work(signal)),
+      withDeadline({ signal: joined, timeoutMs: options?.timeoutMs }, { prefix: 'STORAGE', action }, async ({ signal }) =>
+        work(signal),
+      ),
     )
   }
 

@@ -7,5 +7,6 @@ export type StoreLocation =
 export function parseStoreUrl(url: string): StoreLocation | undefined {
   const [, bucket, prefix = ''] = /^s3:\/\/([^/?#\s]+)(?:\/([^?#]*))?$/.exec(url) ?? []
   if (bucket !== undefined) return { kind: 's3', bucket, prefix: prefix.replace(/\/+$/, '') }
-  return /^file:\/\/\/[^?#]*$/.test(url) ? { kind: 'folder', url: url.replace(/(?<!\/)\/+$/, '') } : undefined
+  const [, path] = /^file:\/\/\/([^?#]*)$/.exec(url) ?? []
+  return path === undefined ? undefined : { kind: 'folder', url: `file:///${path.replace(/\/+$/, '')}` }
 }

@@ -14,7 +14,7 @@ if (work === 'race') {
     const name = `key-${String(key).padStart(2, '0')}`
     if ((await store.putIfAbsent(name, id)).written) won.push(name)
   }
-  for (let added = 0; added < 25; ) {
+  for (let added = 0; added < 25;) {
     const { bytes, etag } = await store.getBytes('counter')
     if ((await store.putIfMatch('counter', String(Number(bytes.toString()) + 1), etag)).written) added++
   }
