@@ -52,7 +52,7 @@ export interface ExtractorConfig {
 export interface ExtractorConfigInput {
   readonly dataset: string
   readonly store: string
-  readonly source: { readonly [K in keyof SourceConfig]?: SourceConfig[K] | undefined } & { readonly lookback?: string | number | undefined }
+  readonly source: { readonly [K in keyof SourceConfig]?: SourceConfig[K] | (K extends 'lookback' ? number : never) | undefined }
   readonly postgres: PostgresConfigInput
   readonly s3?: Omit<S3ConfigInput, 'bucket' | 'prefix'> | undefined
   readonly vault?: VaultConfigInput | undefined

@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream'
 import { type Manifest, readRows as parseRows } from '@common-handlers/dataset'
 import { describeWith } from '@common-handlers/testkit/vitest'
 import { expect, it } from 'vitest'
@@ -13,7 +14,7 @@ async function ids(setup: Setup, manifest: Manifest | undefined): Promise<number
   const found: number[] = []
   for (const { name } of manifest.files) {
     const csv = await readPart(setup.store, manifest, name)
-    for await (const { values } of parseRows([csv], { dialect: manifest.format.dialect })) found.push(Number(values[0]))
+    for await (const { values } of parseRows(Readable.from([csv]), { dialect: manifest.format.dialect })) found.push(Number(values[0]))
   }
   return found
 }

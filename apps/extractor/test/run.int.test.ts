@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { Readable } from 'node:stream'
 import { encodeOneRowALine, type Manifest, readRows as parseRows, runPrefix } from '@common-handlers/dataset'
 import { PostgresHandler } from '@common-handlers/postgres-handler'
 import { describeWith } from '@common-handlers/testkit/vitest'
@@ -26,7 +27,7 @@ async function expectTrueFiles(setup: Setup, manifest: Manifest, header: string)
     expect(stored.etag).toBe(file.etag)
     const csv = await readPart(setup.store, manifest, file.name)
     expect(csv.subarray(0, header.length).toString()).toBe(header)
-    const rows = await Array.fromAsync(parseRows([csv], { dialect: manifest.format.dialect }))
+    const rows = await Array.fromAsync(parseRows(Readable.from([csv]), { dialect: manifest.format.dialect }))
     expect(rows.length).toBe(file.rows)
   }
   expect(manifest.totals).toEqual({

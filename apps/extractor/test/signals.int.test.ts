@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream'
 import { readRows as parseRows } from '@common-handlers/dataset'
 import { S3Handler } from '@common-handlers/s3-handler'
 import { type PostgresAddress, type S3Address, startFaultProxy } from '@common-handlers/testkit'
@@ -91,7 +92,7 @@ async function expectComplete(setup: Setup, s3: S3Address): Promise<void> {
   const ids: number[] = []
   for (const manifest of manifests) {
     for (const { name } of manifest.files) {
-      for await (const { values } of parseRows([await readPart(setup.store, manifest, name)], manifest.format)) ids.push(Number(values[0]))
+      for await (const { values } of parseRows(Readable.from([await readPart(setup.store, manifest, name)]), manifest.format)) ids.push(Number(values[0]))
     }
   }
   expect(ids).toEqual(Array.from({ length: 4000 }, (_, at) => at + 1))
