@@ -24,7 +24,9 @@ const checks: readonly Check[] = [
   { name: 'demo --real', command: script('demo', '--real') },
 ]
 
-async function run(check: Check): Promise<{ readonly ok: boolean; readonly passed: number; readonly failed: number; readonly seconds: number }> {
+async function run(
+  check: Check,
+): Promise<{ readonly ok: boolean; readonly passed: number; readonly failed: number; readonly seconds: number }> {
   process.stdout.write(`\n── ${check.name} ${'─'.repeat(Math.max(3, 100 - check.name.length))}\n`)
   const began = performance.now()
   const [command = pnpm, ...args] = check.command

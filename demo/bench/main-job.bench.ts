@@ -71,11 +71,22 @@ try {
   await runOnPostgres(stage.postgres, 'vacuum analyze app.audit_log')
 
   const app = (name: string, config: string): Promise<Measured> =>
-    measure(process.execPath, ['--conditions=@common-handlers/source', `${root}apps/${name}/src/main.ts`, 'run', '--config', config])
+    measure(process.execPath, [
+      '--conditions=@common-handlers/source',
+      `${root}apps/${name}/src/main.ts`,
+      'run',
+      '--config',
+      config,
+    ])
   const { host, port, user, password, database } = stage.postgres
   const psql = await measure(
     'bash',
-    ['-o', 'pipefail', '-c', `psql -X -q -c "copy (select * from app.audit_log order by id) to stdout (format csv)" | gzip -1 | wc -c`],
+    [
+      '-o',
+      'pipefail',
+      '-c',
+      `psql -X -q -c "copy (select * from app.audit_log order by id) to stdout (format csv)" | gzip -1 | wc -c`,
+    ],
     { ...process.env, PGHOST: host, PGPORT: String(port), PGUSER: user, PGPASSWORD: password, PGDATABASE: database },
   )
   const extractor = await app('extractor', stage.extractorConfig)
@@ -94,7 +105,8 @@ try {
   )
   const limit = 200_000_000
   for (const [name, { peakBytes }] of Object.entries({ extractor, ingestor })) {
-    if (peakBytes > limit) process.stdout.write(`${name}: ${formatBytes(peakBytes)} is above the ${formatBytes(limit)} it promises\n`)
+    if (peakBytes > limit)
+      process.stdout.write(`${name}: ${formatBytes(peakBytes)} is above the ${formatBytes(limit)} it promises\n`)
   }
 } finally {
   await rm(folder, { recursive: true, force: true })

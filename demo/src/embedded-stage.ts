@@ -50,7 +50,13 @@ duckdb:
   )
   return {
     description: 'PostgreSQL from npm → CSV files in a folder → DuckDB, secrets from a file',
-    postgres: { host: postgres.host, port: postgres.port, user: postgres.user, password: postgres.password, database: postgres.database },
+    postgres: {
+      host: postgres.host,
+      port: postgres.port,
+      user: postgres.user,
+      password: postgres.password,
+      database: postgres.database,
+    },
     extractorPassword,
     extractorConfig,
     ingestorConfig,

@@ -45,7 +45,9 @@ async function setExtractorPassword(postgres: PostgresHandler, password: string)
 }
 
 /** The day of the replay for each flight in turn: four of a working day, five of a Friday, two or three of a weekend day. */
-const REPLAY_DAYS = [4, 4, 4, 4, 5, 2, 3, 4, 4, 4, 4, 5, 2, 3].flatMap((flights, day) => Array.from({ length: flights }, () => day))
+const REPLAY_DAYS = [4, 4, 4, 4, 5, 2, 3, 4, 4, 4, 4, 5, 2, 3].flatMap((flights, day) =>
+  Array.from({ length: flights }, () => day),
+)
 
 /** Replays the flights of the file; returns how many. */
 export async function loadFlights(postgres: PostgresHandler): Promise<number> {

@@ -40,7 +40,9 @@ async function answer(sql: string): Promise<void> {
 
 async function demo(): Promise<number> {
   const began = performance.now()
-  say(`Starting ${values.real === true ? 'the servers; the first time they are fetched, which takes some minutes' : 'PostgreSQL from npm'} …`)
+  say(
+    `Starting ${values.real === true ? 'the servers; the first time they are fetched, which takes some minutes' : 'PostgreSQL from npm'} …`,
+  )
   await using stage = await step('servers are up', () =>
     values.real === true ? realStage(join(FOLDER, 'real')) : embeddedStage(join(FOLDER, 'embedded')),
   )
@@ -85,7 +87,11 @@ const sampleQuery = (stage: Stage): string => /"(.*)"/.exec(stage.pasteable)?.[1
 async function extract(stage: Stage, what: string): Promise<number> {
   const args = ['run', '--config', stage.extractorConfig]
   const { result, seconds } = await runApp<ExtractResult>('extractor', args, abort.signal)
-  tell(seconds, `${what}: ${amount(result.rows, seconds)}${result.rows > 0 ? `, ${formatBytes(result.bytes ?? 0)} of files` : ''}`, appCommand('extractor', args))
+  tell(
+    seconds,
+    `${what}: ${amount(result.rows, seconds)}${result.rows > 0 ? `, ${formatBytes(result.bytes ?? 0)} of files` : ''}`,
+    appCommand('extractor', args),
+  )
   return result.rows
 }
 

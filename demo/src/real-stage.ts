@@ -1,7 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { openbaoAdmin, startOpenBao, startPostgres, startSeaweedfs, startTrino, type TrinoOptions } from '@common-handlers/testkit'
+import {
+  openbaoAdmin,
+  startOpenBao,
+  startPostgres,
+  startSeaweedfs,
+  startTrino,
+  type TrinoOptions,
+} from '@common-handlers/testkit'
 import { TrinoHandler } from '@common-handlers/trino-handler'
 import type { Stage } from './stage.ts'
 
@@ -74,7 +81,13 @@ trino:
   const servers = started.move()
   return {
     description: 'PostgreSQL → CSV files on S3 (SeaweedFS) → Iceberg (REST catalog) through Trino, secrets from OpenBao',
-    postgres: { host: postgres.host, port: postgres.port, user: postgres.user, password: postgres.password, database: postgres.database },
+    postgres: {
+      host: postgres.host,
+      port: postgres.port,
+      user: postgres.user,
+      password: postgres.password,
+      database: postgres.database,
+    },
     extractorPassword,
     extractorConfig,
     ingestorConfig,

@@ -12,10 +12,16 @@ export interface AppResult<T> {
  * Runs an app as its own process, as a user or a container would, and returns the JSON it prints. Its log stays on the
  * terminal when it fails.
  */
-export async function runApp<T>(app: 'extractor' | 'ingestor', args: readonly string[], signal: AbortSignal): Promise<AppResult<T>> {
+export async function runApp<T>(
+  app: 'extractor' | 'ingestor',
+  args: readonly string[],
+  signal: AbortSignal,
+): Promise<AppResult<T>> {
   const main = `${ROOT}apps/${app}/src/main.ts`
   const began = performance.now()
-  const child = spawn(process.execPath, ['--conditions=@common-handlers/source', main, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, ['--conditions=@common-handlers/source', main, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   const stop = (): void => void child.kill('SIGTERM')
   signal.addEventListener('abort', stop, { once: true })
   let out = ''

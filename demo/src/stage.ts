@@ -17,7 +17,13 @@ export interface IngestResult {
 export interface Stage extends AsyncDisposable {
   /** `PostgreSQL 18 from npm → a folder → DuckDB` */
   readonly description: string
-  readonly postgres: { readonly host: string; readonly port: number; readonly user: string; readonly password: string; readonly database: string }
+  readonly postgres: {
+    readonly host: string
+    readonly port: number
+    readonly user: string
+    readonly password: string
+    readonly database: string
+  }
   /** The password of the role that the extractor reads as; the extractor gets it from the stage's secrets. */
   readonly extractorPassword: string
   readonly extractorConfig: string

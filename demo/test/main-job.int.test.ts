@@ -45,7 +45,13 @@ describeWith(['postgres', 'openbao', 's3', 'trino'], 'the main job', ({ postgres
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'main-job-'))
     database = await createDatabase(server)
-    postgres = new PostgresHandler({ host: database.host, port: database.port, user: database.user, password: database.password, database: database.database })
+    postgres = new PostgresHandler({
+      host: database.host,
+      port: database.port,
+      user: database.user,
+      password: database.password,
+      database: database.database,
+    })
     lake = new TrinoHandler({ url: trino.url, user: trino.user })
     await createApplication(database, postgres, 'a password of the extractor')
     await loadFlights(postgres)
@@ -93,8 +99,8 @@ describeWith(['postgres', 'openbao', 's3', 'trino'], 'the main job', ({ postgres
   })
 
   it('moves everything, then what is new, once and whole; PyIceberg counts the same days', async () => {
-    const extract = () => run(extractorApp as unknown as App<z.ZodType>, join(folder, 'extractor.json'))
-    const ingest = () => run(ingestorApp as unknown as App<z.ZodType>, join(folder, 'ingestor.json'))
+    const extract = () => run(extractorApp, join(folder, 'extractor.json'))
+    const ingest = () => run(ingestorApp, join(folder, 'ingestor.json'))
     expect(await extract()).toMatchObject({ rows: 200_000 })
     expect(await ingest()).toMatchObject({ runs: [{ rows: 200_000, loaded: true }] })
     const { updated, deleted } = await changeFlights(postgres)

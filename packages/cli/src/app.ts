@@ -107,7 +107,10 @@ export async function runApp<S extends z.ZodType>(app: App<S>, terminal: Termina
     .exitOverride()
     .enablePositionalOptions(false)
   const add = (command: AppCommand<z.output<S>>): void => {
-    const sub = program.command(command.name).summary(command.summary).description(command.help ?? command.summary)
+    const sub = program
+      .command(command.name)
+      .summary(command.summary)
+      .description(command.help ?? command.summary)
     for (const option of command.options ?? []) sub.option(option.flags, option.description)
     sub.exitOverride().action(async () => {
       const all = sub.optsWithGlobals<GlobalOptions & Record<string, unknown>>()
@@ -199,7 +202,11 @@ async function loadAppConfig<S extends z.ZodType>(
     env: { prefix: app.envPrefix, variables: terminal.env },
     overrides: overridesOf(app, options.set),
   }
-  const { resolvers, [Symbol.asyncDispose]: dispose } = await app.resolvers(await mergeConfig(layers), { logger, signal, env: terminal.env })
+  const { resolvers, [Symbol.asyncDispose]: dispose } = await app.resolvers(await mergeConfig(layers), {
+    logger,
+    signal,
+    env: terminal.env,
+  })
   try {
     const { value, explain } = await loadConfig({ ...layers, resolvers })
     return { value, explain, [Symbol.asyncDispose]: dispose }
@@ -255,8 +262,13 @@ function listKeys(app: App<z.ZodType>): { text: string; json: unknown } {
     description: key.description,
   }))
   const rows = keys.map((key) => {
-    const fallback = ['string', 'number', 'boolean'].includes(typeof key.default) ? `${key.default as string}` : ''
+    const fallback = plain(key.default)
     return [key.key, key.type, fallback, key.environment, key.description ?? '']
   })
   return { text: formatTable([['key', 'type', 'default', 'environment', ''], ...rows]), json: keys }
+}
+
+/** A default that fits into a table; lists and objects do not. */
+function plain(value: unknown): string {
+  return typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean' ? String(value) : ''
 }

@@ -1,4 +1,12 @@
-export { type App, type AppCommand, type AppOption, type AppResolvers, type CommandContext, runApp, type Terminal } from './app.ts'
+export {
+  type App,
+  type AppCommand,
+  type AppOption,
+  type AppResolvers,
+  type CommandContext,
+  runApp,
+  type Terminal,
+} from './app.ts'
 export { exitCodeOf, exitCodes, Interrupted } from './exit-code.ts'
 export { formatBytes, formatCount, formatDuration, formatTable } from './format.ts'
 export { createLogger, type LogLevel, logLevels } from './log.ts'

@@ -42,7 +42,10 @@ export function createProgress(options: {
       const seconds = Math.max(0.001, (time - began) / 1000)
       if (!options.terminal) {
         const { detail, ...counts } = state
-        options.logger.info({ ...counts, ...(detail === undefined ? {} : { detail }), seconds: Math.round(seconds) }, options.label)
+        options.logger.info(
+          { ...counts, ...(detail === undefined ? {} : { detail }), seconds: Math.round(seconds) },
+          options.label,
+        )
         return
       }
       const width = Math.max(20, (options.columns?.() ?? 80) - 1)
@@ -62,7 +65,12 @@ export function progressLine(label: string, state: ProgressState, seconds: numbe
   const share = shareDone(state)
   if (share !== undefined) {
     const filled = Math.round(share * BAR_WIDTH)
-    parts.push(`[${'#'.repeat(filled)}${'-'.repeat(BAR_WIDTH - filled)}]`, `${Math.floor(share * 100).toString().padStart(3)} %`)
+    parts.push(
+      `[${'#'.repeat(filled)}${'-'.repeat(BAR_WIDTH - filled)}]`,
+      `${Math.floor(share * 100)
+        .toString()
+        .padStart(3)} %`,
+    )
   }
   if (state.rows !== undefined) {
     const total = state.totalRows === undefined ? '' : ` of ${formatCount(Math.max(state.totalRows, state.rows))}`

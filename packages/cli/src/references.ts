@@ -55,7 +55,9 @@ async function withReferences(value: unknown, resolvers: Readonly<Record<string,
     const at = value.indexOf(':')
     const resolver = resolvers[value.slice(0, at)]
     if (resolver === undefined) {
-      throw new ConfigError('how to reach the vault cannot stand in the vault itself: use env: or file: there', { code: 'CONFIG_INVALID' })
+      throw new ConfigError('how to reach the vault cannot stand in the vault itself: use env: or file: there', {
+        code: 'CONFIG_INVALID',
+      })
     }
     return resolver(value.slice(at + 1))
   }

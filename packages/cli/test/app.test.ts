@@ -34,7 +34,11 @@ const appWith = (run: AppCommand<Config>['run']): App<typeof schema> & { dispose
 async function call(
   run: AppCommand<Config>['run'],
   argv: string[],
-  { env = {}, tty = false, signal = new AbortController().signal }: { env?: Record<string, string>; tty?: boolean; signal?: AbortSignal } = {},
+  {
+    env = {},
+    tty = false,
+    signal = new AbortController().signal,
+  }: { env?: Record<string, string>; tty?: boolean; signal?: AbortSignal } = {},
 ): Promise<{ code: number; out: string; err: string; disposed: number }> {
   let out = ''
   let err = ''
@@ -48,7 +52,8 @@ async function call(
 describe('runApp', () => {
   it('gives a command its configuration, options and a place to print', async () => {
     const { code, out, disposed } = await call(
-      async ({ config, options, print }) => print({ text: 'for a person', json: { store: config.store, fast: options['fast'], big: 2n ** 60n } }),
+      async ({ config, options, print }) =>
+        print({ text: 'for a person', json: { store: config.store, fast: options['fast'], big: 2n ** 60n } }),
       ['run', '--fast', '--set', 'store=file:///a', '--set', 'size=3'],
     )
     expect([code, disposed]).toEqual([0, 1])

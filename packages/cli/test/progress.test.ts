@@ -14,7 +14,14 @@ describe('progress', () => {
   it('redraws one line on a terminal, at most ten times a second, and takes it away', () => {
     let time = 0
     let written = ''
-    const progress = createProgress({ label: 'x', terminal: true, logger: silentLogger, write: (text) => (written += text), now: () => time, columns: () => 30 })
+    const progress = createProgress({
+      label: 'x',
+      terminal: true,
+      logger: silentLogger,
+      write: (text) => (written += text),
+      now: () => time,
+      columns: () => 30,
+    })
     progress.update({ rows: 1 })
     progress.update({ rows: 2 })
     time = 101
@@ -51,6 +58,11 @@ describe('format', () => {
   it('counts, durations and tables', () => {
     expect(formatCount(1234567)).toBe('1,234,567')
     expect([7, 125, 3723].map(formatDuration)).toEqual(['0:07', '2:05', '1:02:03'])
-    expect(formatTable([['a', 'bb'], ['ccc', 'd']])).toBe('a    bb\nccc  d')
+    expect(
+      formatTable([
+        ['a', 'bb'],
+        ['ccc', 'd'],
+      ]),
+    ).toBe('a    bb\nccc  d')
   })
 })

@@ -6,13 +6,17 @@ const context = { signal: new AbortController().signal, env: { TOKEN: 'token-fro
 describe('openReferences', () => {
   it('opens the vault at the first vault: reference, once, with its own references resolved, and closes it', async () => {
     const seen: unknown[] = []
-    const references = openReferences({ vault: { address: 'http://vault', nested: { token: 'env:TOKEN' } } }, context, (config) => {
-      seen.push(config)
-      return { resolve: async (reference) => `value of ${reference}`, close: async () => void seen.push('closed') }
-    })
+    const references = openReferences(
+      { vault: { address: 'http://vault', nested: { token: 'env:TOKEN' } } },
+      context,
+      (config) => {
+        seen.push(config)
+        return { resolve: async (reference) => `value of ${reference}`, close: async () => void seen.push('closed') }
+      },
+    )
     expect(seen).toEqual([])
-    const both = [references.resolvers['vault']?.('a#b'), references.resolvers['vault']?.('c#d')]
-    expect(await Promise.all(both)).toEqual(['value of a#b', 'value of c#d'])
+    const read = async (reference: string) => references.resolvers['vault']?.(reference)
+    expect(await Promise.all([read('a#b'), read('c#d')])).toEqual(['value of a#b', 'value of c#d'])
     expect(await references.resolvers['env']?.('TOKEN')).toBe('token-from-environment')
     await references[Symbol.asyncDispose]()
     expect(seen).toEqual([{ address: 'http://vault', nested: { token: 'token-from-environment' } }, 'closed'])

@@ -15,7 +15,10 @@ export interface ConfigKey {
 /** A string that must not be shown, as a Secret. Marked in the schema, so that `explain()` and option tables know it. */
 export function secret(): z.ZodType<Secret, string | Secret> {
   return z
-    .custom<string | Secret>((value) => Secret.is(value) || (typeof value === 'string' && value !== ''), 'expected a non-empty string')
+    .custom<string | Secret>(
+      (value) => Secret.is(value) || (typeof value === 'string' && value !== ''),
+      'expected a non-empty string',
+    )
     .transform((value) => (Secret.is(value) ? value : new Secret(value)))
     .meta({ secret: true, type: 'string' })
 }
@@ -40,7 +43,7 @@ interface AnyDef {
   readonly defaultValue?: unknown
 }
 
-const definition = (schema: z.core.$ZodType): AnyDef => schema._zod.def as AnyDef
+const definition = (schema: z.core.$ZodType): AnyDef => schema._zod.def
 
 /** Takes off what stands around a schema (optional, default, nullable, pipes) and keeps what that says. */
 function unwrap(schema: z.core.$ZodType): Unwrapped {
@@ -48,7 +51,7 @@ function unwrap(schema: z.core.$ZodType): Unwrapped {
   let fallback: unknown
   let isSecret = false
   let description: string | undefined
-  for (let current = schema; ; ) {
+  for (let current = schema; ;) {
     const meta = z.globalRegistry.get(current)
     isSecret ||= meta?.['secret'] === true
     description ??= meta?.description

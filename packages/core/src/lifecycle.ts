@@ -77,7 +77,9 @@ export class Lifecycle {
 
   async #end(graceMs: number): Promise<void> {
     const timer = setTimeout(() => {
-      this.#abort.abort(new ConnectionError(`${this.#name} was closed`, { code: `${this.#prefix}_CLOSED`, retry: 'if-idempotent' }))
+      this.#abort.abort(
+        new ConnectionError(`${this.#name} was closed`, { code: `${this.#prefix}_CLOSED`, retry: 'if-idempotent' }),
+      )
     }, graceMs)
     try {
       while (this.#running.size > 0) await Promise.allSettled(this.#running)

@@ -27,10 +27,13 @@ export async function resolveReference(
   const place = `${key} (${origin}): ${reference}`
   if (resolver === undefined) {
     const known = Object.keys(resolvers)
-    throw new ConfigError(`${place}: no resolver for "${scheme}:" here${known.length > 0 ? `; known: ${known.join(', ')}` : ''}`, {
-      code: 'CONFIG_REFERENCE_UNRESOLVED',
-      context: { key, reference },
-    })
+    throw new ConfigError(
+      `${place}: no resolver for "${scheme}:" here${known.length > 0 ? `; known: ${known.join(', ')}` : ''}`,
+      {
+        code: 'CONFIG_REFERENCE_UNRESOLVED',
+        context: { key, reference },
+      },
+    )
   }
   try {
     const value = await resolver(rest)

@@ -29,7 +29,12 @@ export interface RetryOptions {
  * The wait before try `attempt + 1`, in milliseconds: full jitter between nothing and the doubled bound
  * (AWS Architecture Blog, "Exponential Backoff and Jitter"), but never sooner than the server asked for.
  */
-export function retryDelay(attempt: number, policy: RetryPolicy, retryAfterMs?: number, random: () => number = Math.random): number {
+export function retryDelay(
+  attempt: number,
+  policy: RetryPolicy,
+  retryAfterMs?: number,
+  random: () => number = Math.random,
+): number {
   const bound = Math.min(policy.maxDelayMs, policy.baseDelayMs * 2 ** (attempt - 1))
   return Math.max(random() * bound, retryAfterMs ?? 0)
 }

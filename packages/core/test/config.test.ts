@@ -109,7 +109,11 @@ describe('loadConfig', () => {
   })
 
   it.each([
-    ['unknown scheme', { store: 'vault:secret/app#x' }, /store \(config\): vault:secret\/app#x: no resolver for "vault:" here; known: env/],
+    [
+      'unknown scheme',
+      { store: 'vault:secret/app#x' },
+      /store \(config\): vault:secret\/app#x: no resolver for "vault:" here; known: env/,
+    ],
     ['unset variable', { store: 'env:NOPE' }, /store \(config\): env:NOPE: the environment variable NOPE is not set/],
   ])('says which reference cannot be resolved: %s', async (_name, config, message) => {
     await expect(loadConfig({ schema, config, resolvers: { env: environmentResolver({}) } })).rejects.toThrow(message)
@@ -118,14 +122,19 @@ describe('loadConfig', () => {
   it('names the file, line and column of a syntax error', async () => {
     const yaml = await file('broken.yaml', 'store: a\nmode: [\n')
     await expect(loadConfig({ schema, file: yaml })).rejects.toThrow(/broken\.yaml: .* at line \d+, column/s)
-    await expect(loadConfig({ schema, file: join(folder, 'none.yaml') })).rejects.toMatchObject({ code: 'CONFIG_FILE_UNREADABLE' })
+    await expect(loadConfig({ schema, file: join(folder, 'none.yaml') })).rejects.toMatchObject({
+      code: 'CONFIG_FILE_UNREADABLE',
+    })
   })
 
   it('leaves what it was given as it was', async () => {
     const config = Object.freeze({ store: 'x', postgres: Object.freeze({ port: 1 }) })
     await loadConfig({ schema, config, overrides: { postgres: { port: 2 } } })
     expect(config).toEqual({ store: 'x', postgres: { port: 1 } })
-    expect(await mergeConfig({ schema, config, overrides: { postgres: { port: 2 } } })).toEqual({ store: 'x', postgres: { port: 2 } })
+    expect(await mergeConfig({ schema, config, overrides: { postgres: { port: 2 } } })).toEqual({
+      store: 'x',
+      postgres: { port: 2 },
+    })
   })
 
   it('cannot be used to reach a prototype', async () => {
@@ -137,7 +146,15 @@ describe('loadConfig', () => {
 
 describe('configKeys', () => {
   it('knows each key with its type, default and secrecy', () => {
-    expect(configKeys(schema).map(({ path, type, required, secret: hidden, default: fallback }) => [path.join('.'), type, required, hidden, fallback])).toEqual([
+    expect(
+      configKeys(schema).map(({ path, type, required, secret: hidden, default: fallback }) => [
+        path.join('.'),
+        type,
+        required,
+        hidden,
+        fallback,
+      ]),
+    ).toEqual([
       ['store', 'string', true, false, undefined],
       ['mode', 'full | incremental', false, false, 'full'],
       ['columns', 'list', false, false, undefined],

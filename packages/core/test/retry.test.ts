@@ -1,5 +1,14 @@
 import { describe, expect, it } from 'vitest'
-import { ConnectionError, HandlerError, parseRetryAfter, type Retry, retry, retryDelay, sleep, withDeadline } from '../src/index.ts'
+import {
+  ConnectionError,
+  HandlerError,
+  parseRetryAfter,
+  type Retry,
+  retry,
+  retryDelay,
+  sleep,
+  withDeadline,
+} from '../src/index.ts'
 
 const failing = (kind: Retry, times: number, retryAfterMs?: number) => {
   let calls = 0
@@ -7,7 +16,11 @@ const failing = (kind: Retry, times: number, retryAfterMs?: number) => {
     calls: () => calls,
     work: async () => {
       if (++calls <= times) {
-        throw new ConnectionError('down', { code: 'TEST_DOWN', retry: kind, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) })
+        throw new ConnectionError('down', {
+          code: 'TEST_DOWN',
+          retry: kind,
+          ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+        })
       }
       return 'up'
     },
@@ -65,7 +78,9 @@ describe('retry', () => {
 
   it('waits with full jitter under a doubling bound, and never less than the server asked for', () => {
     const policy = { attempts: 9, budgetMs: 1e6, baseDelayMs: 100, maxDelayMs: 1000 }
-    expect([1, 2, 3, 4, 5, 6].map((attempt) => retryDelay(attempt, policy, undefined, () => 1))).toEqual([100, 200, 400, 800, 1000, 1000])
+    expect([1, 2, 3, 4, 5, 6].map((attempt) => retryDelay(attempt, policy, undefined, () => 1))).toEqual([
+      100, 200, 400, 800, 1000, 1000,
+    ])
     expect(retryDelay(3, policy, undefined, () => 0)).toBe(0)
     expect(retryDelay(1, policy, 5000, () => 1)).toBe(5000)
   })
@@ -105,6 +120,8 @@ describe('withDeadline', () => {
   it("rejects with the caller's reason when the caller aborts", async () => {
     const abort = new AbortController()
     setTimeout(() => abort.abort(new RangeError('mine')), 10)
-    await expect(withDeadline({ signal: abort.signal, timeoutMs: 9999 }, what, ({ signal }) => sleep(9999, signal))).rejects.toThrow(RangeError)
+    await expect(
+      withDeadline({ signal: abort.signal, timeoutMs: 9999 }, what, ({ signal }) => sleep(9999, signal)),
+    ).rejects.toThrow(RangeError)
   })
 })

@@ -11,7 +11,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 const run = promisify(execFile)
 const root = join(import.meta.dirname, '../../..')
 /** The pnpm that runs this script, or the one that npm brings. */
-const pnpm: readonly string[] = process.env['npm_execpath']?.includes('pnpm') === true ? [process.env['npm_execpath']] : ['npx', '-y', 'pnpm@12']
+const pnpm: readonly string[] =
+  process.env['npm_execpath']?.includes('pnpm') === true ? [process.env['npm_execpath']] : ['npx', '-y', 'pnpm@12']
 
 async function callPnpm(...args: string[]): Promise<void> {
   const [command = 'npx', ...before] = pnpm
@@ -48,7 +49,11 @@ describe.each(apps)('$name deployed', ({ name, holds, lacks }) => {
   }, 300_000)
 
   it('holds its own drivers and no other', () => {
-    for (const expected of holds) expect(packages.some((entry) => entry.startsWith(`${expected}@`)), expected).toBe(true)
+    for (const expected of holds)
+      expect(
+        packages.some((entry) => entry.startsWith(`${expected}@`)),
+        expected,
+      ).toBe(true)
     expect(packages.filter((entry) => lacks.test(entry))).toEqual([])
   })
 

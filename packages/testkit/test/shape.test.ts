@@ -53,7 +53,8 @@ function sources(folder: string): string[] {
 /** Every module that a file imports, dynamic and type imports included. */
 function imports(file: string): string[] {
   const text = readFileSync(file, 'utf8').replace(/^\s*(\/\/|\*|\/\*).*$/gm, '')
-  const pattern = /(?:^|\n)\s*(?:import|export)\b[^'"\n;]*?(?:\{[^}]*\})?[^'"\n;]*?from\s*['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]|(?:^|\n)import\s*['"]([^'"]+)['"]/g
+  const pattern =
+    /(?:^|\n)\s*(?:import|export)\b[^'"\n;]*?(?:\{[^}]*\})?[^'"\n;]*?from\s*['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]|(?:^|\n)import\s*['"]([^'"]+)['"]/g
   return [...text.matchAll(pattern)].map((match) => match[1] ?? match[2] ?? match[3] ?? '')
 }
 
@@ -106,7 +107,11 @@ describe.each(Object.keys(dependencies))('%s', (folder) => {
   })
 
   it('reads the environment in one place at most', () => {
-    const readers = sources(folder).filter((file) => readFileSync(file, 'utf8').replace(/^\s*(\/\/|\*|\/\*).*$/gm, '').includes('process.env'))
+    const readers = sources(folder).filter((file) =>
+      readFileSync(file, 'utf8')
+        .replace(/^\s*(\/\/|\*|\/\*).*$/gm, '')
+        .includes('process.env'),
+    )
     for (const file of readers) expect(relative(join(root, folder, 'src'), file)).toMatch(/^(config|main)\.ts$/)
   })
 })
