@@ -36,6 +36,7 @@ export const versitygw: Artifact = {
     })
     await runClient('go', ['install', `github.com/versity/versitygw/cmd/versitygw@v${this.version}`], {
       env: { GOBIN: into },
+      yielding: true,
     })
   },
 }

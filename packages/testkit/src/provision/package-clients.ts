@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { readdir } from 'node:fs/promises'
+import { constants, setPriority } from 'node:os'
 import { childEnvironment } from '../config.ts'
 
 /** An ordinary package client is not on this machine, or it failed. */
@@ -12,6 +13,8 @@ export interface ClientRun {
   readonly cwd?: string
   readonly env?: Readonly<Record<string, string | undefined>>
   readonly signal?: AbortSignal
+  /** True for long work on all cores that others should not have to wait for. */
+  readonly yielding?: boolean
 }
 
 /** Runs a program to its end. @throws ProvisionError with the end of its output when it is missing or fails. */
@@ -22,6 +25,14 @@ export async function runClient(command: string, args: readonly string[], option
     stdio: ['ignore', 'pipe', 'pipe'],
     signal: options.signal,
   })
+  if (options.yielding === true && child.pid !== undefined) {
+    try {
+      // What it starts in turn inherits this.
+      setPriority(child.pid, constants.priority.PRIORITY_BELOW_NORMAL)
+    } catch {
+      // A courtesy only.
+    }
+  }
   let output = ''
   const keep = (chunk: Buffer): void => {
     output = (output + chunk.toString()).slice(-20_000)
