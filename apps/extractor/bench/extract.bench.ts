@@ -20,7 +20,10 @@ const CHILD = '--as-child'
 /** The extractor alone in its process, so that its CPU seconds and memory are its own. */
 async function extractor(config: string): Promise<void> {
   // By its own name: built or unbuilt, as this process was started.
-  const [{ runApp }, { extractorApp }] = await Promise.all([import('@common-handlers/cli'), import('@common-handlers/audit-log-extractor')])
+  const [{ runApp }, { extractorApp }] = await Promise.all([
+    import('@common-handlers/cli'),
+    import('@common-handlers/audit-log-extractor'),
+  ])
   let out = ''
   const terminal = {
     argv: ['run', '--config', config, '--log-level', 'warn'],
@@ -31,7 +34,9 @@ async function extractor(config: string): Promise<void> {
   process.exitCode = await runApp(extractorApp, terminal, new AbortController().signal)
   const { userCPUTime, systemCPUTime, maxRSS } = process.resourceUsage()
   const { rows, csvBytes, bytes, seconds } = JSON.parse(out) as Record<string, number>
-  process.stdout.write(JSON.stringify({ rows, csvBytes, bytes, seconds, cpu: (userCPUTime + systemCPUTime) / 1e6, rss: maxRSS * 1024 }))
+  process.stdout.write(
+    JSON.stringify({ rows, csvBytes, bytes, seconds, cpu: (userCPUTime + systemCPUTime) / 1e6, rss: maxRSS * 1024 }),
+  )
 }
 
 async function measure(rows: number): Promise<void> {
@@ -39,7 +44,10 @@ async function measure(rows: number): Promise<void> {
   await using server = await startPostgres()
   const folder = await mkdtemp(join(tmpdir(), 'extract-bench-'))
   try {
-    await runOnPostgres(server, 'CREATE TABLE audit_log (id bigint PRIMARY KEY, occurred_at timestamptz, actor text, action text, entity text, entity_id uuid, payload jsonb)')
+    await runOnPostgres(
+      server,
+      'CREATE TABLE audit_log (id bigint PRIMARY KEY, occurred_at timestamptz, actor text, action text, entity text, entity_id uuid, payload jsonb)',
+    )
     await runOnPostgres(
       server,
       `INSERT INTO audit_log
@@ -55,7 +63,10 @@ async function measure(rows: number): Promise<void> {
     const store =
       s3 === undefined
         ? { store: pathToFileURL(join(folder, 'landing')).href }
-        : { store: `s3://${s3.bucket}/bench`, s3: { endpoint: s3.endpoint, accessKeyId: s3.accessKeyId, secretAccessKey: s3.secretAccessKey } }
+        : {
+            store: `s3://${s3.bucket}/bench`,
+            s3: { endpoint: s3.endpoint, accessKeyId: s3.accessKeyId, secretAccessKey: s3.secretAccessKey },
+          }
     const { host, port, user, password, database } = server
     await writeFile(
       config,
@@ -67,7 +78,9 @@ async function measure(rows: number): Promise<void> {
         output: { compression },
       }),
     )
-    const child = spawn(process.execPath, [...process.execArgv, import.meta.filename, CHILD, config], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const child = spawn(process.execPath, [...process.execArgv, import.meta.filename, CHILD, config], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
     let out = ''
     child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()))
     await new Promise((resolve) => child.once('close', resolve))
@@ -77,7 +90,9 @@ async function measure(rows: number): Promise<void> {
     const lines = [
       `extractor: ${own.rows} rows in ${own.seconds.toFixed(1)} s, ${Math.round(own.rows / own.seconds)} rows/s, ${million(own.csvBytes / own.seconds)} MB/s of CSV`,
       `           ${million(own.csvBytes)} MB of CSV, ${million(own.bytes)} MB stored, ${own.cpu.toFixed(2)} CPU seconds, at most ${million(own.rss)} MB of memory`,
-      psql === undefined ? 'psql: not on this machine' : `psql:      ${psql.seconds.toFixed(1)} s, ${psql.cpu.toFixed(2)} CPU seconds; ratio of CPU seconds ${(own.cpu / psql.cpu).toFixed(2)}`,
+      psql === undefined
+        ? 'psql: not on this machine'
+        : `psql:      ${psql.seconds.toFixed(1)} s, ${psql.cpu.toFixed(2)} CPU seconds; ratio of CPU seconds ${(own.cpu / psql.cpu).toFixed(2)}`,
     ]
     process.stdout.write(`${lines.join('\n')}\n`)
   } finally {
@@ -90,7 +105,9 @@ async function byPsql(url: string, program: string): Promise<{ seconds: number; 
   const copy = `\\copy (SELECT * FROM audit_log ORDER BY id) TO PROGRAM '${program} > /dev/null' (FORMAT csv, NULL '\\N')`
   const script = 'command -v psql > /dev/null || exit 42; TIMEFORMAT="%R %U %S"; time psql -q -X -c "$1" > /dev/null'
   try {
-    const { stderr } = await promisify(execFile)('bash', ['-c', script, 'bash', copy], { env: { ...process.env, ...pgVariables(url) } })
+    const { stderr } = await promisify(execFile)('bash', ['-c', script, 'bash', copy], {
+      env: { ...process.env, ...pgVariables(url) },
+    })
     const [seconds = 0, user = 0, system = 0] = stderr.trim().split(/\s+/).slice(-3).map(Number)
     return { seconds, cpu: user + system }
   } catch (error) {

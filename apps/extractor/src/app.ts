@@ -1,4 +1,13 @@
-import { type App, type AppCommand, type CommandContext, exitCodes, formatBytes, formatCount, formatTable, openReferences } from '@common-handlers/cli'
+import {
+  type App,
+  type AppCommand,
+  type CommandContext,
+  exitCodes,
+  formatBytes,
+  formatCount,
+  formatTable,
+  openReferences,
+} from '@common-handlers/cli'
 import { type Manifest, manifestKey } from '@common-handlers/dataset'
 import { type VaultConfigInput, VaultHandler } from '@common-handlers/vault-handler'
 import { checkAll, describeChecks } from './check.ts'
@@ -43,11 +52,18 @@ An incremental run that finds nothing new writes nothing and ends with 0.
       return
     }
     const seconds = (performance.now() - began) / 1000
-    context.print(runResult(done.manifest, done.csvBytes, seconds, `${objects.url}/${manifestKey(config.dataset, done.manifest.runId)}`))
+    context.print(
+      runResult(done.manifest, done.csvBytes, seconds, `${objects.url}/${manifestKey(config.dataset, done.manifest.runId)}`),
+    )
   }),
 }
 
-function runResult(manifest: Manifest, csvBytes: number, seconds: number, url: string): { readonly text: string; readonly json: unknown } {
+function runResult(
+  manifest: Manifest,
+  csvBytes: number,
+  seconds: number,
+  url: string,
+): { readonly text: string; readonly json: unknown } {
   const { runId, previousRunId, dataset, mode, totals, watermark } = manifest
   const { rows, bytes, files } = totals
   const rowsPerSecond = Math.round(rows / seconds)
@@ -62,7 +78,20 @@ function runResult(manifest: Manifest, csvBytes: number, seconds: number, url: s
     lines.push(['window', `${watermark.column} ${from}up to ${watermark.to ?? 'nothing yet'}${late}`])
   }
   lines.push(['manifest', url])
-  const json = { dataset, runId, previousRunId, mode, rows, bytes, csvBytes, files, seconds, rowsPerSecond, watermark, manifest: url }
+  const json = {
+    dataset,
+    runId,
+    previousRunId,
+    mode,
+    rows,
+    bytes,
+    csvBytes,
+    files,
+    seconds,
+    rowsPerSecond,
+    watermark,
+    manifest: url,
+  }
   return { text: formatTable(lines), json }
 }
 
@@ -110,7 +139,10 @@ after all fails instead of committing a run without files.
     const age = typeof options['olderThan'] === 'string' ? options['olderThan'] : '24h'
     const garbage = await findGarbage(store, config.dataset, parseDuration(age, '--older-than'), { signal })
     const lines = [
-      ...garbage.runs.map((one) => `run ${one.runId}: ${one.files} files, ${formatBytes(one.bytes)}, last written ${one.lastModified.toISOString()}`),
+      ...garbage.runs.map(
+        (one) =>
+          `run ${one.runId}: ${one.files} files, ${formatBytes(one.bytes)}, last written ${one.lastModified.toISOString()}`,
+      ),
       ...garbage.uploads.map((one) => `upload of ${one.key}, begun ${one.initiated.toISOString()}`),
     ]
     const { young } = garbage
@@ -135,7 +167,8 @@ export const extractorApp: App<typeof extractorConfigSchema> = {
   config: extractorConfigSchema,
   commands: [run, plan, check, gc],
   // The handler checks what stands under `vault`.
-  resolvers: async (tree, context) => openReferences(tree, context, (vault) => new VaultHandler({ ...(vault as VaultConfigInput), logger: context.logger })),
+  resolvers: async (tree, context) =>
+    openReferences(tree, context, (vault) => new VaultHandler({ ...(vault as VaultConfigInput), logger: context.logger })),
   help: `A first configuration, extractor.yaml:
 
   dataset: audit_log

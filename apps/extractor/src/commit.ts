@@ -83,8 +83,14 @@ async function becomeSuccessor(
 }
 
 /** Waits a moment for the manifest of a run that is about to commit, then rules it out. */
-async function settle(store: ObjectStore, dataset: string, runId: string, patienceMs: number, call: CallOptions): Promise<RunState> {
-  for (const end = Date.now() + patienceMs; ; ) {
+async function settle(
+  store: ObjectStore,
+  dataset: string,
+  runId: string,
+  patienceMs: number,
+  call: CallOptions,
+): Promise<RunState> {
+  for (const end = Date.now() + patienceMs; ;) {
     const state = await runState(store, dataset, runId, call)
     if (state !== 'unfinished') return state
     if (Date.now() >= end) return abandonRun(store, dataset, runId, call)

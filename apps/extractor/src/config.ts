@@ -60,7 +60,16 @@ export interface ExtractorConfigInput {
 }
 
 const MIB = 1024 * 1024
-const units: Readonly<Record<string, number>> = { '': 1, b: 1, kb: 1000, mb: 1000 ** 2, gb: 1000 ** 3, kib: 1024, mib: MIB, gib: 1024 * MIB }
+const units: Readonly<Record<string, number>> = {
+  '': 1,
+  b: 1,
+  kb: 1000,
+  mb: 1000 ** 2,
+  gb: 1000 ** 3,
+  kib: 1024,
+  mib: MIB,
+  gib: 1024 * MIB,
+}
 
 /** `134217728`, `128 MiB`, `100MB` */
 const byteSize: z.ZodType<number, number | string> = z.union([z.number(), z.string()]).transform((value, context) => {
@@ -122,7 +131,12 @@ export const extractorConfigSchema: z.ZodType<ExtractorConfig, ExtractorConfigIn
   source: sourceSchema,
   postgres: postgresConfigSchema,
   // Compressed files come slower than a network takes them: two parts under way are enough, and hold half the memory.
-  s3: z.strictObject({ ...s3Shape, concurrency: z.int().min(1).max(64).default(2).describe('Parts of one upload sent at the same time') }).prefault({}),
+  s3: z
+    .strictObject({
+      ...s3Shape,
+      concurrency: z.int().min(1).max(64).default(2).describe('Parts of one upload sent at the same time'),
+    })
+    .prefault({}),
   vault: vaultConfigSchema.optional().describe('where vault:path#field is read'),
   output: outputSchema.prefault({}),
 }) as unknown as z.ZodType<ExtractorConfig, ExtractorConfigInput>

@@ -30,7 +30,9 @@ export interface ExtractionContext {
 }
 
 /** What a run did: the manifest it committed, or nothing since there was nothing new. */
-export type Extraction = { readonly manifest: Manifest; readonly csvBytes: number } | { readonly manifest?: undefined; readonly previousRunId: string }
+export type Extraction =
+  | { readonly manifest: Manifest; readonly csvBytes: number }
+  | { readonly manifest?: undefined; readonly previousRunId: string }
 
 /** Compressed at the same time; more would only wait for the two or three threads that are there. */
 const BLOCKS_IN_FLIGHT = 3
@@ -72,7 +74,13 @@ export function followingRunId(previousRunId: string | undefined, now: Date = ne
   return newRunId(new Date(Math.max(now.getTime(), before + 1)))
 }
 
-async function cleanUp(store: ObjectStore, dataset: string, runId: string, manifestSent: boolean, logger: Logger): Promise<string> {
+async function cleanUp(
+  store: ObjectStore,
+  dataset: string,
+  runId: string,
+  manifestSent: boolean,
+  logger: Logger,
+): Promise<string> {
   try {
     const { state, deleted } = await discardRun(store, dataset, runId, { manifestSent, signal: AbortSignal.timeout(CLEAN_UP_MS) })
     if (deleted > 0) logger.debug({ dataset, runId, deleted }, 'the files of the unfinished run were deleted')
@@ -105,8 +113,14 @@ async function readSource(
       const facts = { rows: found.rows, from: window.known?.from, to: found.high, snapshot: snapshot.id }
       logger.info({ dataset: config.dataset, runId, ...facts }, 'the rows are counted')
       const select = copySelect(source, rowCondition(source, window.known, snapshot))
-      const copied = found.rows === 0 ? { files: [], csvBytes: 0 } : await copyFiles(config, store, runId, source, reader, select, found.rows, context)
-      return { manifest: toManifest(config, runId, previous, reader, source, window, found, copied.files), csvBytes: copied.csvBytes }
+      const copied =
+        found.rows === 0
+          ? { files: [], csvBytes: 0 }
+          : await copyFiles(config, store, runId, source, reader, select, found.rows, context)
+      return {
+        manifest: toManifest(config, runId, previous, reader, source, window, found, copied.files),
+        csvBytes: copied.csvBytes,
+      }
     },
     { signal },
   )
@@ -118,7 +132,9 @@ export async function lookAt(
   reader: ReadSnapshot,
   previous: Manifest | undefined,
 ): Promise<{ readonly source: DescribedSource; readonly window: Window }> {
-  const settings = Object.entries(copySettings).map(([name, value]) => `set_config(${quoteLiteral(name)}, ${quoteLiteral(value)}, true)`)
+  const settings = Object.entries(copySettings).map(
+    ([name, value]) => `set_config(${quoteLiteral(name)}, ${quoteLiteral(value)}, true)`,
+  )
   await reader.getRows(`SELECT ${settings.join(', ')}`)
   const source = await describeSource(reader, config.source)
   return { source, window: planWindow(config.source, source, previous, reader.snapshot) }
@@ -201,7 +217,9 @@ function toManifest(
     mode: config.source.mode,
     ...(watermark === undefined ? {} : { watermark }),
     snapshot: seen,
-    columns: source.columns.map((column) => mapColumn(column, { exceptional: found.exceptional.get(column.name), text: text.has(column.name) })),
+    columns: source.columns.map((column) =>
+      mapColumn(column, { exceptional: found.exceptional.get(column.name), text: text.has(column.name) }),
+    ),
     format: { dialect: config.output.dialect, compression: config.output.compression, null: NULL_TEXT, header: true },
     files,
     totals: {
@@ -211,4 +229,3 @@ function toManifest(
     },
   }
 }
-

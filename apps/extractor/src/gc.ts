@@ -30,7 +30,12 @@ export function parseDuration(text: string, option: string): number {
 }
 
 /** Finds runs without a manifest, and uploads without an end, that nobody has touched for so long. */
-export async function findGarbage(store: RunStore, dataset: string, olderThanMs: number, options?: CallOptions): Promise<Garbage> {
+export async function findGarbage(
+  store: RunStore,
+  dataset: string,
+  olderThanMs: number,
+  options?: CallOptions,
+): Promise<Garbage> {
   const before = Date.now() - olderThanMs
   const unfinished = (await listRuns(store.objects, dataset, options)).filter(
     // Of an abandoned run without files only the mark is left, which keeps it from ever being committed: it stays.
@@ -41,7 +46,9 @@ export async function findGarbage(store: RunStore, dataset: string, olderThanMs:
     if (parseRunKey(upload.key)?.dataset === dataset) uploads.push(upload)
   }
   // An extractor in the middle of a large file has no new object to show, but a new upload.
-  const active = new Set(uploads.filter((upload) => upload.initiated.getTime() > before).map((upload) => parseRunKey(upload.key)?.runId))
+  const active = new Set(
+    uploads.filter((upload) => upload.initiated.getTime() > before).map((upload) => parseRunKey(upload.key)?.runId),
+  )
   const old = unfinished.filter((run) => run.lastModified.getTime() <= before && !active.has(run.runId))
   const oldUploads = uploads.filter((upload) => upload.initiated.getTime() <= before)
   return {

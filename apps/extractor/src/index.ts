@@ -1,2 +1,8 @@
 export { extractorApp } from './app.ts'
-export { type ExtractorConfig, type ExtractorConfigInput, extractorConfigSchema, type OutputConfig, type SourceConfig } from './config.ts'
+export {
+  type ExtractorConfig,
+  type ExtractorConfigInput,
+  extractorConfigSchema,
+  type OutputConfig,
+  type SourceConfig,
+} from './config.ts'

@@ -21,7 +21,11 @@ export interface PartWriterOptions {
   readonly signal: AbortSignal
 }
 
-const contentTypes: Readonly<Record<Compression, string>> = { gzip: 'application/gzip', zstd: 'application/zstd', none: 'text/csv' }
+const contentTypes: Readonly<Record<Compression, string>> = {
+  gzip: 'application/gzip',
+  zstd: 'application/zstd',
+  none: 'text/csv',
+}
 
 /** Blocks that may wait for an upload: enough to keep it busy, little enough to stay small. */
 const WAITING_BLOCKS = 4

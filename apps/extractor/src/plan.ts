@@ -67,7 +67,9 @@ async function estimate(
   select: string,
 ): Promise<{ readonly rows: number; readonly width: number }> {
   const [row] = await reader.getRows(`EXPLAIN (FORMAT JSON) ${select}`)
-  const [top] = JSON.parse(String(row?.[0])) as readonly { readonly Plan?: { readonly 'Plan Rows'?: number; readonly 'Plan Width'?: number } }[]
+  const [top] = JSON.parse(String(row?.[0])) as readonly {
+    readonly Plan?: { readonly 'Plan Rows'?: number; readonly 'Plan Width'?: number }
+  }[]
   return { rows: top?.Plan?.['Plan Rows'] ?? 0, width: top?.Plan?.['Plan Width'] ?? 0 }
 }
 
@@ -92,7 +94,10 @@ export function describePlan(plan: Plan): string {
     ['key', plan.key.length === 0 ? 'none: rows cannot be merged, only appended or replaced' : plan.key.join(', ')],
     ['write', `${plan.store}/${plan.dataset}/run=…/`],
     ['previous run', plan.previousRunId ?? 'none'],
-    ['estimate', `${formatCount(plan.estimatedRows)} rows, about ${formatBytes(plan.estimatedBytes)} in ${plan.estimatedFiles} ${plan.estimatedFiles === 1 ? 'file' : 'files'}`],
+    [
+      'estimate',
+      `${formatCount(plan.estimatedRows)} rows, about ${formatBytes(plan.estimatedBytes)} in ${plan.estimatedFiles} ${plan.estimatedFiles === 1 ? 'file' : 'files'}`,
+    ],
   ]
   const columns = plan.columns.map((column) => [
     column.name,

@@ -46,7 +46,11 @@ export function transactionOf(snapshot: Pick<ManifestSnapshot, 'xmax'>): string 
 }
 
 /** The rows of a run, as a condition; undefined for all rows. */
-export function rowCondition(source: Source, known: Known | undefined, snapshot: Pick<ManifestSnapshot, 'xmax'>): string | undefined {
+export function rowCondition(
+  source: Source,
+  known: Known | undefined,
+  snapshot: Pick<ManifestSnapshot, 'xmax'>,
+): string | undefined {
   const conditions = source.where === undefined ? [] : [`(${source.where}\n)`]
   if (known !== undefined) conditions.push(newRows(source, known, snapshot))
   return conditions.length === 0 ? undefined : conditions.join(' AND ')
@@ -122,7 +126,9 @@ export function probeQuery(source: Source, known: Known | undefined, snapshot: P
   // Where no transaction was running there is none between xmin and xmax, and nothing to remember.
   if (remembersTransactions(source) && snapshot.xmin !== snapshot.xmax) {
     const transaction = transactionOf(snapshot)
-    selected.push(`(array_agg(DISTINCT ${transaction}) FILTER (WHERE ${transaction} >= ${BigInt(snapshot.xmin)}))::text AS transactions`)
+    selected.push(
+      `(array_agg(DISTINCT ${transaction}) FILTER (WHERE ${transaction} >= ${BigInt(snapshot.xmin)}))::text AS transactions`,
+    )
   }
   const exceptional: { column: string; engine: 'iceberg' | 'duckdb' }[] = []
   for (const column of source.columns) {
@@ -162,13 +168,21 @@ export function readProbe(probe: Probe, row: Readonly<Record<string, unknown>>):
   return {
     rows: Number(row['rows']),
     high: typeof row['high'] === 'string' ? row['high'] : undefined,
-    transactions: typeof list === 'string' ? list.slice(1, -1).split(',').filter((id) => id !== '') : [],
+    transactions:
+      typeof list === 'string'
+        ? list
+            .slice(1, -1)
+            .split(',')
+            .filter((id) => id !== '')
+        : [],
     exceptional,
   }
 }
 
 /** `id,"a ""quoted"" name"`: the line of column names, as COPY … (HEADER) writes it. */
 export function headerLine(names: readonly string[]): Buffer {
-  const cells = names.map((name) => (/[",\r\n]/.test(name) || name === '\\N' || name === '' ? `"${name.replaceAll('"', '""')}"` : name))
+  const cells = names.map((name) =>
+    /[",\r\n]/.test(name) || name === '\\N' || name === '' ? `"${name.replaceAll('"', '""')}"` : name,
+  )
   return Buffer.from(`${cells.join(',')}\n`)
 }

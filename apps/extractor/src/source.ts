@@ -17,7 +17,10 @@ export interface DescribedSource extends Source {
  * Asks the server what the configured source is.
  * @throws ConfigError `EXTRACTOR_COLUMN_MISSING`, `EXTRACTOR_COLUMN_TWICE`, `EXTRACTOR_WATERMARK_TYPE`; NotFoundError for a missing table
  */
-export async function describeSource(database: Pick<Queries, 'describeTable' | 'describeQuery'>, config: SourceConfig): Promise<DescribedSource> {
+export async function describeSource(
+  database: Pick<Queries, 'describeTable' | 'describeQuery'>,
+  config: SourceConfig,
+): Promise<DescribedSource> {
   const found = config.table === undefined ? await ofQuery(database, config.query ?? '') : await ofTable(database, config.table)
   const { columns: all, ...rest } = found
   const known = new Map(all.map((column) => [column.name, column]))
@@ -40,7 +43,9 @@ export async function describeSource(database: Pick<Queries, 'describeTable' | '
   }
 }
 
-type Found = Pick<DescribedSource, 'from' | 'origin' | 'hasTransactionIds' | 'estimatedRows'> & { readonly columns: readonly ColumnDescription[] }
+type Found = Pick<DescribedSource, 'from' | 'origin' | 'hasTransactionIds' | 'estimatedRows'> & {
+  readonly columns: readonly ColumnDescription[]
+}
 
 async function ofTable(database: Pick<Queries, 'describeTable'>, name: string): Promise<Found> {
   const { name: quoted, kind, columns, estimatedRows } = await database.describeTable(name)
@@ -78,10 +83,13 @@ function withKey(columns: readonly ColumnDescription[], key: readonly string[], 
 }
 
 function missing(name: string, setting: string, columns: readonly ColumnDescription[]): ConfigError {
-  return new ConfigError(`${setting}: the source has no column ${quoteIdent(name)}; it has: ${columns.map((column) => column.name).join(', ')}`, {
-    code: 'EXTRACTOR_COLUMN_MISSING',
-    context: { column: name },
-  })
+  return new ConfigError(
+    `${setting}: the source has no column ${quoteIdent(name)}; it has: ${columns.map((column) => column.name).join(', ')}`,
+    {
+      code: 'EXTRACTOR_COLUMN_MISSING',
+      context: { column: name },
+    },
+  )
 }
 
 function twice(columns: readonly ColumnDescription[]): ConfigError {

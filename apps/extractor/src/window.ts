@@ -1,7 +1,14 @@
 import { ConfigError } from '@common-handlers/core'
 import type { Manifest, ManifestColumn, ManifestSnapshot, ManifestWatermark, SourceColumn } from '@common-handlers/dataset'
 import type { SourceConfig } from './config.ts'
-import { type Known, MAX_KNOWN_TRANSACTIONS, type ProbeResult, remembersTransactions, type Source, watermarkFamily } from './source-sql.ts'
+import {
+  type Known,
+  MAX_KNOWN_TRANSACTIONS,
+  type ProbeResult,
+  remembersTransactions,
+  type Source,
+  watermarkFamily,
+} from './source-sql.ts'
 
 /** How late rows are dealt with, in words for a log or a plan. */
 export interface Window {
@@ -23,19 +30,28 @@ function differs(what: string, previous: Manifest): ConfigError {
 }
 
 /** Checks that the watermark column is one whose values can be compared, and finds its type. */
-export function watermarkColumn(name: string, columns: readonly Pick<SourceColumn, 'name' | 'sourceType'>[]): NonNullable<Source['watermark']> {
+export function watermarkColumn(
+  name: string,
+  columns: readonly Pick<SourceColumn, 'name' | 'sourceType'>[],
+): NonNullable<Source['watermark']> {
   const column = columns.find((candidate) => candidate.name === name)
   if (column === undefined) {
-    throw new ConfigError(`source.watermark: the source has no column "${name}"; it has: ${columns.map((one) => one.name).join(', ')}`, {
-      code: 'EXTRACTOR_COLUMN_MISSING',
-      context: { column: name },
-    })
+    throw new ConfigError(
+      `source.watermark: the source has no column "${name}"; it has: ${columns.map((one) => one.name).join(', ')}`,
+      {
+        code: 'EXTRACTOR_COLUMN_MISSING',
+        context: { column: name },
+      },
+    )
   }
   if (watermarkFamily(column.sourceType) === undefined) {
-    throw new ConfigError(`source.watermark: column "${name}" is of type ${column.sourceType}; a number, a date or a timestamp is needed`, {
-      code: 'EXTRACTOR_WATERMARK_TYPE',
-      context: { column: name, type: column.sourceType },
-    })
+    throw new ConfigError(
+      `source.watermark: column "${name}" is of type ${column.sourceType}; a number, a date or a timestamp is needed`,
+      {
+        code: 'EXTRACTOR_WATERMARK_TYPE',
+        context: { column: name, type: column.sourceType },
+      },
+    )
   }
   return { name, type: column.sourceType }
 }
@@ -63,12 +79,17 @@ export function planWindow(
   if (previous === undefined || from === undefined) return { lateRows, remark }
   if (!lateRows) return { known: { from }, lateRows, remark }
   if (BigInt(previous.snapshot.xmax) > BigInt(snapshot.xmax)) {
-    throw differs(`its transaction ids are ahead of the server's (${previous.snapshot.xmax} > ${snapshot.xmax}), so it read another server`, previous)
+    throw differs(
+      `its transaction ids are ahead of the server's (${previous.snapshot.xmax} > ${snapshot.xmax}), so it read another server`,
+      previous,
+    )
   }
   const listed = previous.watermark?.knownTransactions
   const late = { xmin: previous.snapshot.xmin, known: listed ?? [] }
   const again =
-    listed === undefined ? `which transactions run ${previous.runId} has read is not known: rows written while it ran may come again` : undefined
+    listed === undefined
+      ? `which transactions run ${previous.runId} has read is not known: rows written while it ran may come again`
+      : undefined
   return { known: { from, lookback: config.lookback, late }, lateRows, remark: again }
 }
 

@@ -77,7 +77,9 @@ describe('commitRun', () => {
       const winners = rivals.filter((_, at) => results[at]?.status === 'fulfilled')
       expect(winners.length).toBe(1)
       expect(await committed(store)).toEqual([first, ...winners].toSorted())
-      const lost = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as { code: string; outcome: string }] : []))
+      const lost = results.flatMap((result) =>
+        result.status === 'rejected' ? [result.reason as { code: string; outcome: string }] : [],
+      )
       expect(lost.map(({ code, outcome }) => `${code} ${outcome}`)).toEqual(Array(7).fill('EXTRACTOR_RUN_OVERTAKEN conflict'))
     }
   })

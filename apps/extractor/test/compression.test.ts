@@ -16,7 +16,11 @@ describe('createCompressor', () => {
   })
 
   it('takes the level', async () => {
-    const text = Buffer.from(Array.from({ length: 20_000 }, (_, at) => `${at},{"user": "user-${(at * at) % 97}", "page": ${(at * 31) % 1009}}\n`).join(''))
+    const text = Buffer.from(
+      Array.from({ length: 20_000 }, (_, at) => `${at},{"user": "user-${(at * at) % 97}", "page": ${(at * 31) % 1009}}\n`).join(
+        '',
+      ),
+    )
     for (const compression of ['gzip', 'zstd'] as const) {
       const fast = await createCompressor(compression, 1)(text)
       const small = await createCompressor(compression, 9)(text)
@@ -54,7 +58,8 @@ describe('mapInOrder', () => {
   })
 
   it('throws the failure of an item in its place, and leaves none unhandled', async () => {
-    const fail = (item: number): Promise<number> => (item >= 2 ? Promise.reject(new Error(`item ${item}`)) : Promise.resolve(item))
+    const fail = (item: number): Promise<number> =>
+      item >= 2 ? Promise.reject(new Error(`item ${item}`)) : Promise.resolve(item)
     const got: number[] = []
     const all = async (): Promise<void> => {
       for await (const item of mapInOrder(numbers(9), 3, fail)) got.push(item)

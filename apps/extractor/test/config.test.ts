@@ -15,7 +15,9 @@ const minimal = {
 }
 
 async function problems(changes: object): Promise<string> {
-  const error = await loadConfig({ schema: extractorConfigSchema, config: { ...minimal, ...changes } }).catch((thrown: unknown) => thrown as ConfigError)
+  const error = await loadConfig({ schema: extractorConfigSchema, config: { ...minimal, ...changes } }).catch(
+    (thrown: unknown) => thrown as ConfigError,
+  )
   return error instanceof Error ? error.message : ''
 }
 
@@ -32,7 +34,12 @@ describe('the configuration', () => {
   })
 
   it('takes sizes in words and environment variables', async () => {
-    const variables = { X_OUTPUT_FILE_BYTES: '64MiB', X_SOURCE_LOOKBACK: '5000', X_SOURCE_COLUMNS: 'id, actor', X_S3_ACCESS_KEY_ID: 'key' }
+    const variables = {
+      X_OUTPUT_FILE_BYTES: '64MiB',
+      X_SOURCE_LOOKBACK: '5000',
+      X_SOURCE_COLUMNS: 'id, actor',
+      X_S3_ACCESS_KEY_ID: 'key',
+    }
     const { value } = await loadConfig({ schema: extractorConfigSchema, config: minimal, env: { prefix: 'X', variables } })
     expect([value.output.fileBytes, value.source.lookback, value.source.columns, value.s3.accessKeyId]).toEqual([
       67_108_864,
@@ -64,13 +71,19 @@ describe('the configuration', () => {
 
   it('is shown in the README, key by key', () => {
     const readme = readFileSync(join(root, 'README.md'), 'utf8')
-    const own = configKeys(extractorConfigSchema).map((key) => key.path.join('.')).filter((key) => /^(dataset|store|source|output)/.test(key))
+    const own = configKeys(extractorConfigSchema)
+      .map((key) => key.path.join('.'))
+      .filter((key) => /^(dataset|store|source|output)/.test(key))
     expect(own.filter((key) => !readme.includes(`\`${key}\``))).toEqual([])
   })
 
   it.each(readdirSync(join(root, 'examples')))('is what examples/%s holds', async (name) => {
     // References are not read here: what matters is that every key is known.
-    const resolvers = { vault: () => 'x', env: (variable: string) => (variable === 'DATABASE_URL' ? 'postgres://u:p@h/d' : 'x'), file: () => 'x' }
+    const resolvers = {
+      vault: () => 'x',
+      env: (variable: string) => (variable === 'DATABASE_URL' ? 'postgres://u:p@h/d' : 'x'),
+      file: () => 'x',
+    }
     const { value } = await loadConfig({ schema: extractorConfigSchema, file: join(root, 'examples', name), resolvers })
     expect(parseStoreUrl(value.store)).toBeDefined()
   })

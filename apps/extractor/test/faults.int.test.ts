@@ -27,14 +27,24 @@ async function withTable(setup: Setup, rows = 10): Promise<Setup> {
 describeWith(['postgres'], 'what PostgreSQL refuses', ({ postgres }) => {
   it.each([
     ['a table that is not there', { table: 'nothing' }, 4, 'there is no table or view nothing'],
-    ['a column that is not there', { table: 'audit_log', columns: ['id', 'naem'] }, 2, 'the source has no column \\"naem\\"; it has: id, occurred_at'],
-    ['a watermark that is not there', { table: 'audit_log', mode: 'incremental', watermark: 'seq' }, 2, 'source.watermark: the source has no column'],
+    [
+      'a column that is not there',
+      { table: 'audit_log', columns: ['id', 'naem'] },
+      2,
+      'the source has no column \\"naem\\"; it has: id, occurred_at',
+    ],
+    [
+      'a watermark that is not there',
+      { table: 'audit_log', mode: 'incremental', watermark: 'seq' },
+      2,
+      'source.watermark: the source has no column',
+    ],
     ['a key that is not there', { table: 'audit_log', key: ['uid'] }, 2, 'source.key: the source has no column'],
     ['a condition that is none', { table: 'audit_log', where: 'id >' }, 1, 'POSTGRES_SYNTAX'],
     ['a query with two columns of one name', { query: 'SELECT id, id FROM audit_log' }, 2, 'two columns are named \\"id\\"'],
   ] as const)('%s ends with a clear error', async (_, bad, code, message) => {
     await using setup = await withTable(await setUp(postgres))
-    const outcome = await setup.call('run', { source: bad as Settings['source'] })
+    const outcome = await setup.call('run', { source: bad })
     expect([outcome.code, outcome.log.includes(message)], outcome.log).toEqual([code, true])
     expect(await Array.fromAsync(setup.store.list(''))).toEqual([])
   })
@@ -81,7 +91,10 @@ describeWith(['postgres'], 'what PostgreSQL refuses', ({ postgres }) => {
   it('a server that is not there ends with 5', async () => {
     await using setup = await setUp(postgres)
     const { user, password, database } = setup.database
-    const outcome = await setup.call('run', { source, postgres: { host: '127.0.0.1', port: 1, user, password, database, connectTimeoutMs: 500 } })
+    const outcome = await setup.call('run', {
+      source,
+      postgres: { host: '127.0.0.1', port: 1, user, password, database, connectTimeoutMs: 500 },
+    })
     expect([outcome.code, outcome.log.includes('POSTGRES_CONNECT_FAILED')], outcome.log).toEqual([5, true])
   })
 })
@@ -145,7 +158,11 @@ describeWith(['postgres', 'openbao'], 'credentials from a vault', ({ postgres, o
     const { host, port, user, database } = setup.database
     const at = (password: string): Settings => ({ source, vault, postgres: { host, port, database, user, password } })
     const path = await setup.call('run', at('vault:secret/data/nowhere#password'))
-    expect([path.code, path.log.includes('postgres.password'), path.log.includes('secret/data/nowhere')], path.log).toEqual([2, true, true])
+    expect([path.code, path.log.includes('postgres.password'), path.log.includes('secret/data/nowhere')], path.log).toEqual([
+      2,
+      true,
+      true,
+    ])
     await openbaoAdmin(openbao).putSecret(`${database}-empty`, { other: 'x' })
     const field = await setup.call('run', at(`vault:secret/data/${database}-empty#password`))
     expect([field.code, field.log.includes('has no field \\"password\\"')], field.log).toEqual([2, true])
@@ -184,7 +201,11 @@ describeWith(['postgres'], 'a full disk', ({ postgres }) => {
 
   it('ends with 8, and leaves room again', async () => {
     await using setup = await withTable(await setUp(postgres), 30_000)
-    const settings: Settings = { source, store: pathToFileURL(folder).href, output: { compression: 'none', fileBytes: '256 KiB' } }
+    const settings: Settings = {
+      source,
+      store: pathToFileURL(folder).href,
+      output: { compression: 'none', fileBytes: '256 KiB' },
+    }
     await using left = new LocalFolderStore({ folder })
     if (mounted) {
       const outcome = await setup.call('run', settings)

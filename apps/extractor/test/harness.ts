@@ -13,7 +13,6 @@ import { extractorApp, type ExtractorConfigInput } from '../src/index.ts'
 import { openStore } from '../src/store.ts'
 import { extractorConfigSchema } from '../src/config.ts'
 
-
 /** Some keys of a configuration; the rest is filled in by the harness. */
 export type Settings = Omit<Partial<ExtractorConfigInput>, 'source'> & { readonly source: ExtractorConfigInput['source'] }
 
@@ -64,11 +63,18 @@ export async function setUp(postgres: PostgresAddress, s3?: S3Address): Promise<
     return one
   }
   const client = await connect()
-  const where = s3 === undefined ? { store: pathToFileURL(join(folder, 'landing')).href } : s3Settings(s3, `extractor-${database.database}`)
+  const where =
+    s3 === undefined ? { store: pathToFileURL(join(folder, 'landing')).href } : s3Settings(s3, `extractor-${database.database}`)
   const config = (settings: Settings): ExtractorConfigInput => ({
     dataset,
     ...where,
-    postgres: { host: database.host, port: database.port, user: database.user, password: database.password, database: database.database },
+    postgres: {
+      host: database.host,
+      port: database.port,
+      user: database.user,
+      password: database.password,
+      database: database.database,
+    },
     ...settings,
   })
   const { objects: store } = openStore(extractorConfigSchema.parse(config({ source: { table: 'none' } })), silentLogger)

@@ -14,7 +14,8 @@ async function ids(setup: Setup, manifest: Manifest | undefined): Promise<number
   const found: number[] = []
   for (const { name } of manifest.files) {
     const csv = await readPart(setup.store, manifest, name)
-    for await (const { values } of parseRows(Readable.from([csv]), { dialect: manifest.format.dialect })) found.push(Number(values[0]))
+    for await (const { values } of parseRows(Readable.from([csv]), { dialect: manifest.format.dialect }))
+      found.push(Number(values[0]))
   }
   return found
 }
@@ -26,7 +27,10 @@ describeWith(['postgres'], 'incremental runs', ({ postgres }) => {
     await using setup = await setUp(postgres)
     await setup.sql(auditLogTable)
     await addRows(setup, 3)
-    expect((await setup.call('run', incremental)).result).toMatchObject({ rows: 3, watermark: { column: 'id', to: '3', lateRows: true } })
+    expect((await setup.call('run', incremental)).result).toMatchObject({
+      rows: 3,
+      watermark: { column: 'id', to: '3', lateRows: true },
+    })
     const nothing = await setup.call('run', incremental)
     expect([nothing.code, nothing.result['runId'], nothing.result['rows']]).toEqual([0, null, 0])
     await addRows(setup, 2)
@@ -172,7 +176,10 @@ describeWith(['postgres'], 'incremental runs', ({ postgres }) => {
     await setup.sql('CREATE VIEW v AS SELECT * FROM audit_log')
     await addRows(setup, 2)
     for (const source of [{ table: 'v' }, { query: 'SELECT * FROM audit_log' }]) {
-      const settings: Settings = { dataset: 'table' in source ? 'by_view' : 'by_query', source: { ...source, mode: 'incremental', watermark: 'id' } }
+      const settings: Settings = {
+        dataset: 'table' in source ? 'by_view' : 'by_query',
+        source: { ...source, mode: 'incremental', watermark: 'id' },
+      }
       const first = await setup.call('run', settings)
       expect(first.result).toMatchObject({ rows: 2, watermark: { lateRows: false } })
       expect(first.log).toContain('cannot be looked for')
@@ -213,7 +220,7 @@ describeWith(['postgres', 's3'], 'two extractors of one dataset', ({ postgres, s
     while ((await other.query(waiting)).rowCount !== 2) await new Promise((resolve) => setTimeout(resolve, 20))
     await setup.sql('COMMIT')
     const outcomes = await Promise.all(running.map((one) => one.ended))
-    expect(outcomes.map((one) => one.code).toSorted()).toEqual([0, 7])
+    expect(new Set(outcomes.map((one) => one.code))).toEqual(new Set([0, 7]))
     expect(outcomes.find((one) => one.code === 7)?.log).toContain('EXTRACTOR_RUN_OVERTAKEN')
     const manifests = await setup.manifests()
     expect(manifests.map((manifest) => manifest.totals.rows)).toEqual([1000, 1000])

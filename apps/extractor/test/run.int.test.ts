@@ -52,7 +52,10 @@ for (const kind of ['a folder', 'S3'] as const) {
       await using setup = await begin()
       await setup.sql(auditLogTable)
       await addRows(setup, 6000)
-      const { code, result } = await setup.call('run', { source: { table: 'audit_log' }, output: { dialect, compression, fileBytes: '64 KiB' } })
+      const { code, result } = await setup.call('run', {
+        source: { table: 'audit_log' },
+        output: { dialect, compression, fileBytes: '64 KiB' },
+      })
       expect(code).toBe(0)
       const [manifest] = await setup.manifests()
       if (manifest === undefined) throw new Error('there is no manifest')
@@ -193,7 +196,13 @@ describeWith(['postgres'], 'plan and check', ({ postgres }) => {
     const steps = (result as unknown as { steps: { name: string; ok: boolean }[] }[]).flatMap((one) => one.steps)
     expect(steps.every((step) => step.ok)).toBe(true)
     expect(steps.map((step) => step.name)).toEqual(
-      expect.arrayContaining(['connect', 'read audit_log', 'read the columns of audit_log', 'refuse to write it again', 'look for runs of audit_log']),
+      expect.arrayContaining([
+        'connect',
+        'read audit_log',
+        'read the columns of audit_log',
+        'refuse to write it again',
+        'look for runs of audit_log',
+      ]),
     )
     expect(await Array.fromAsync(setup.store.list(''))).toEqual([])
     const failed = await setup.call('check', { source: { table: 'audit_log', where: 'nothing = 1' } })

@@ -47,7 +47,11 @@ const phases: readonly Phase[] = [
       const { host, port, user, password, database } = setup.database
       await using proxy = await startFaultProxy({ host, port })
       proxy.stall()
-      const running = await setup.spawn('run', { source, output, postgres: { host: proxy.host, port: proxy.port, user, password, database } })
+      const running = await setup.spawn('run', {
+        source,
+        output,
+        postgres: { host: proxy.host, port: proxy.port, user, password, database },
+      })
       await until(() => proxy.connections > 0)
       await stop(running)
     },
@@ -92,7 +96,8 @@ async function expectComplete(setup: Setup, s3: S3Address): Promise<void> {
   const ids: number[] = []
   for (const manifest of manifests) {
     for (const { name } of manifest.files) {
-      for await (const { values } of parseRows(Readable.from([await readPart(setup.store, manifest, name)]), manifest.format)) ids.push(Number(values[0]))
+      for await (const { values } of parseRows(Readable.from([await readPart(setup.store, manifest, name)]), manifest.format))
+        ids.push(Number(values[0]))
     }
   }
   expect(ids).toEqual(Array.from({ length: 4000 }, (_, at) => at + 1))
@@ -101,7 +106,11 @@ async function expectComplete(setup: Setup, s3: S3Address): Promise<void> {
   const committed = manifests.map((manifest) => `run=${manifest.runId}/`)
   const left = await Array.fromAsync(setup.store.list(`${dataset}/run=`))
   expect(left.filter(({ key, size }) => size > 0 && !committed.some((run) => key.includes(run)))).toEqual([])
-  await using handler = new S3Handler({ ...s3Settings(s3, '').s3, bucket: s3.bucket, prefix: setup.store.url.split('/').slice(3).join('/') })
+  await using handler = new S3Handler({
+    ...s3Settings(s3, '').s3,
+    bucket: s3.bucket,
+    prefix: setup.store.url.split('/').slice(3).join('/'),
+  })
   expect(await Array.fromAsync(handler.listUnfinishedUploads(''))).toEqual([])
 }
 

@@ -1,6 +1,15 @@
 import { describe, expect, it } from 'vitest'
 import type { SourceColumn } from '@common-handlers/dataset'
-import { copySelect, headerLine, probeQuery, readProbe, rowCondition, type Source, transactionOf, watermarkFamily } from '../src/source-sql.ts'
+import {
+  copySelect,
+  headerLine,
+  probeQuery,
+  readProbe,
+  rowCondition,
+  type Source,
+  transactionOf,
+  watermarkFamily,
+} from '../src/source-sql.ts'
 
 const column = (name: string, sourceType: string, baseTypeName: string): SourceColumn => ({
   name,
@@ -65,7 +74,9 @@ describe('rowCondition', () => {
   })
 
   it('quotes values', () => {
-    expect(rowCondition({ ...source, watermark: { name: 'd', type: 'date' } }, { from: "it's" }, snapshot)).toBe(`source."d" > 'it''s'::date`)
+    expect(rowCondition({ ...source, watermark: { name: 'd', type: 'date' } }, { from: "it's" }, snapshot)).toBe(
+      `source."d" > 'it''s'::date`,
+    )
   })
 })
 
@@ -116,7 +127,9 @@ describe('the probe', () => {
 describe('watermarkFamily', () => {
   it('takes numbers and times', () => {
     expect(['smallint', 'integer', 'bigint', 'numeric', 'numeric(20,0)'].map(watermarkFamily)).toEqual(Array(5).fill('number'))
-    expect(['date', 'timestamp without time zone', 'timestamp(3) with time zone'].map(watermarkFamily)).toEqual(Array(3).fill('time'))
+    expect(['date', 'timestamp without time zone', 'timestamp(3) with time zone'].map(watermarkFamily)).toEqual(
+      Array(3).fill('time'),
+    )
     expect(['text', 'uuid', 'boolean', 'time without time zone'].map(watermarkFamily)).toEqual(Array(4).fill(undefined))
   })
 })

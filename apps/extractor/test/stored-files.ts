@@ -5,7 +5,7 @@ import type { ObjectStore } from '@common-handlers/storage'
 /** Every frame of a file; Node's own function stops after the first. */
 export function unzstd(bytes: Buffer): Buffer {
   const frames: Buffer[] = []
-  for (let at = 0; at < bytes.byteLength; ) {
+  for (let at = 0; at < bytes.byteLength;) {
     const { buffer, engine } = zstdDecompressSync(bytes.subarray(at), { info: true }) as unknown as {
       buffer: Buffer
       engine: { bytesWritten: number }

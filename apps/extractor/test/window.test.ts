@@ -3,9 +3,22 @@ import { describe, expect, it } from 'vitest'
 import type { Source } from '../src/source-sql.ts'
 import { planWindow, watermarkColumn, watermarkOf } from '../src/window.ts'
 
-const id: SourceColumn = { name: 'id', sourceType: 'bigint', baseTypeName: 'int8', category: 'N', nullable: false, keyPosition: 1 }
+const id: SourceColumn = {
+  name: 'id',
+  sourceType: 'bigint',
+  baseTypeName: 'int8',
+  category: 'N',
+  nullable: false,
+  keyPosition: 1,
+}
 const actor: SourceColumn = { name: 'actor', sourceType: 'text', baseTypeName: 'text', category: 'S', nullable: true }
-const source: Source = { from: '"t"', hasTransactionIds: true, columns: [id, actor], watermark: { name: 'id', type: 'bigint' }, key: ['id'] }
+const source: Source = {
+  from: '"t"',
+  hasTransactionIds: true,
+  columns: [id, actor],
+  watermark: { name: 'id', type: 'bigint' },
+  key: ['id'],
+}
 const targets = { iceberg: { type: 'x' }, duckdb: { type: 'x' } }
 
 function previous(changes: Partial<Manifest> = {}): Manifest {
@@ -51,7 +64,11 @@ describe('planWindow', () => {
 
   it('says why late rows are not looked for', () => {
     const query = planWindow(incremental, { ...source, hasTransactionIds: false }, previous(), now)
-    expect(query).toEqual({ known: { from: '100' }, lateRows: false, remark: expect.stringContaining('the source is no table') as string })
+    expect(query).toEqual({
+      known: { from: '100' },
+      lateRows: false,
+      remark: expect.stringContaining('the source is no table') as string,
+    })
     expect(planWindow({ ...incremental, lookback: 'none' }, source, previous(), now).remark).toContain('source.lookback is none')
   })
 
@@ -72,7 +89,12 @@ describe('planWindow', () => {
 
   it.each([
     ['no watermark', { watermark: undefined }, source, 'it noted no watermark'],
-    ['another watermark', { watermark: { column: 'at', lateRows: true } }, source, 'its watermark column is "at", now it is "id"'],
+    [
+      'another watermark',
+      { watermark: { column: 'at', lateRows: true } },
+      source,
+      'its watermark column is "at", now it is "id"',
+    ],
     ['a column that is gone', {}, { ...source, columns: [id] }, 'its column "actor" is gone'],
     ['another type', {}, { ...source, columns: [id, { ...actor, sourceType: 'integer' }] }, 'of type text, now it is integer'],
     ['another key', {}, { ...source, columns: [id, { ...actor, keyPosition: 2 }] }, 'its key was (id), now it is (id, actor)'],
@@ -119,7 +141,9 @@ describe('watermarkOf', () => {
       lateRows: false,
       knownTransactions: ['701'],
     })
-    expect(watermarkOf({ ...source, watermark: undefined }, { lateRows: false }, { high: undefined, transactions: [] }, now)).toBeUndefined()
+    expect(
+      watermarkOf({ ...source, watermark: undefined }, { lateRows: false }, { high: undefined, transactions: [] }, now),
+    ).toBeUndefined()
   })
 })
 
@@ -127,6 +151,8 @@ describe('watermarkColumn', () => {
   it('finds the type, or says what is wrong', () => {
     expect(watermarkColumn('id', [id, actor])).toEqual({ name: 'id', type: 'bigint' })
     expect(() => watermarkColumn('ID', [id, actor])).toThrow('the source has no column "ID"; it has: id, actor')
-    expect(() => watermarkColumn('actor', [id, actor])).toThrow('column "actor" is of type text; a number, a date or a timestamp is needed')
+    expect(() => watermarkColumn('actor', [id, actor])).toThrow(
+      'column "actor" is of type text; a number, a date or a timestamp is needed',
+    )
   })
 })
