@@ -1,5 +1,5 @@
 import { DataError } from '@common-handlers/core'
-import { decompress, findBrokenRow, type Manifest, runPrefix } from '@common-handlers/dataset'
+import { type BrokenRow, decompress, findBrokenRow, type Manifest, runPrefix } from '@common-handlers/dataset'
 import type { ObjectStore } from '@common-handlers/storage'
 
 /**
@@ -15,18 +15,33 @@ export async function findBroken(
   const folder = runPrefix(manifest.dataset, manifest.runId)
   const names = manifest.files.map((file) => file.name)
   for (const name of suspect === undefined ? names : [suspect]) {
-    const stream = decompress(await store.get(folder + name, { signal }), manifest.format.compression)
-    const found = await findBrokenRow(stream, manifest.columns, manifest.format, { file: name })
-    stream.destroy()
-    if (found === undefined) continue
     const file = `${store.url}/${folder}${name}`
-    const { line, column, problem } = found
-    const place = `line ${line}${column === undefined ? '' : `, column "${column}"`}`
-    return new DataError(`${file}, ${place}: ${problem}. Nothing of run ${manifest.runId} was loaded`, {
-      code: 'INGESTOR_ROW_BROKEN',
-      where: { file, line, ...(column === undefined ? {} : { column }) },
-      cause,
-    })
+    const stream = decompress(await store.get(folder + name, { signal }), manifest.format.compression)
+    try {
+      const found = await findBrokenRow(stream, manifest.columns, manifest.format, { file: name })
+      if (found !== undefined) return rowBroken(manifest, file, found, cause)
+    } catch (error) {
+      if (!isCompression(error)) throw error
+      return new DataError(`${file} cannot be decompressed: ${(error as Error).message}. Nothing of run ${manifest.runId} was loaded`, {
+        code: 'INGESTOR_FILE_CORRUPT',
+        where: { file },
+        cause,
+      })
+    } finally {
+      stream.destroy()
+    }
   }
   return undefined
 }
+
+function rowBroken({ runId }: Manifest, file: string, { line, column, problem }: BrokenRow, cause: unknown): DataError {
+  const place = `line ${line}${column === undefined ? '' : `, column "${column}"`}`
+  return new DataError(`${file}, ${place}: ${problem}. Nothing of run ${runId} was loaded`, {
+    code: 'INGESTOR_ROW_BROKEN',
+    where: { file, line, ...(column === undefined ? {} : { column }) },
+    cause,
+  })
+}
+
+/** `Z_DATA_ERROR`, `ZSTD_error_corruption_detected` */
+const isCompression = (error: unknown): boolean => /^(Z_|ZSTD_)/.test(String((error as { code?: unknown } | null)?.code))

@@ -89,9 +89,10 @@ function chosen(queue: Queue, runId: string | undefined): readonly PendingRun[] 
 /** Rows that were loaded are gone with their table: loading only what is new would leave a table with holes. */
 async function assertTargetKept({ engine }: Session, queue: Queue, runs: readonly PendingRun[], signal: AbortSignal): Promise<void> {
   const { done } = queue
+  // Asked always: a server that is not there is told now, and not after the time that one is waited for in the middle.
+  const exists = await engine.exists({ signal })
   const first = runs.find((run) => run.supersededBy === undefined)
-  if (done === undefined || first === undefined || first.method === 'replace') return
-  if (await engine.exists({ signal })) return
+  if (exists || done === undefined || first === undefined || first.method === 'replace') return
   throw new ConflictError(
     `the ledger says that runs up to ${done.runId} were loaded into ${engine.target}, but the table is not there. ` +
       'Extract in full once, or give target.ledger another name to load every run again',

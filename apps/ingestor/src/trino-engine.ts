@@ -200,9 +200,10 @@ export class TrinoEngine implements Engine {
   }
 
   async diagnose(attempt: LoadAttempt, error: unknown, { signal }: CallSignal): Promise<unknown> {
-    const facts = trinoErrorFacts(error)
-    if (facts?.errorType !== 'USER_ERROR' && !(HandlerError.is(error) && error.outcome === 'data')) return error
-    const message = (error as Error).message
+    // What Trino blames on the data, or on the statement, which it may have meant of a value.
+    if (!HandlerError.is(error) || (error.outcome !== 'data' && trinoErrorFacts(error)?.errorType !== 'USER_ERROR')) return error
+    if (error.code.startsWith('INGESTOR_')) return error
+    const { message } = error
     const at = message.indexOf(BROKEN_ROW)
     const suspect = at < 0 ? undefined : attempt.manifest.files.find((file) => message.includes(`/${file.name}`, at))
     const found = await findBroken(this.#store, attempt.manifest, { signal, cause: error, suspect: suspect?.name })

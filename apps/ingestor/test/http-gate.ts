@@ -8,34 +8,39 @@ export interface GateRequest {
   readonly body: string
 }
 
-/** A proxy in front of an HTTP server that keeps some requests from it for ever, as if the process had stopped there. */
+/** A proxy in front of an HTTP server that keeps some requests from it, as if the process had stopped there. */
 export interface HttpGate extends AsyncDisposable {
   readonly endpoint: string
   /** Resolves when the first such request has come. */
   readonly held: Promise<void>
+  /** Passes on what was held, and holds nothing any more. */
+  release(): void
 }
 
-/** Requests for which `hold` is true are never passed on nor answered. It is asked for each, in their order. */
+/** Requests for which `hold` is true are neither passed on nor answered before `release()`. It is asked for each, in their order. */
 export async function startHttpGate(endpoint: string, hold: (request: GateRequest) => boolean): Promise<HttpGate> {
   const { hostname, port } = new URL(endpoint)
   const held = Promise.withResolvers<void>()
   const sockets = new Set<Socket>()
+  const waiting: (() => void)[] = []
+  let open = false
   const server = createServer((incoming, outgoing) => {
     const chunks: Buffer[] = []
     incoming.on('data', (chunk: Buffer) => chunks.push(chunk))
     incoming.once('end', () => {
       const body = Buffer.concat(chunks)
       const { method = '', url = '', headers } = incoming
-      if (hold({ line: `${method} ${url}`, body: body.toString() })) {
-        held.resolve()
-        return
+      const pass = (): void => {
+        const passed = request({ hostname, port, method, path: url, headers }, (answer) => {
+          outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
+          answer.pipe(outgoing)
+        })
+        passed.on('error', () => outgoing.destroy())
+        passed.end(body)
       }
-      const passed = request({ hostname, port, method, path: url, headers }, (answer) => {
-        outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
-        answer.pipe(outgoing)
-      })
-      passed.on('error', () => outgoing.destroy())
-      passed.end(body)
+      if (open || !hold({ line: `${method} ${url}`, body: body.toString() })) return pass()
+      waiting.push(pass)
+      held.resolve()
     })
   })
   server.on('connection', (socket) => {
@@ -47,6 +52,10 @@ export async function startHttpGate(endpoint: string, hold: (request: GateReques
   return {
     endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     held: held.promise,
+    release: () => {
+      open = true
+      for (const pass of waiting) pass()
+    },
     [Symbol.asyncDispose]: async () => {
       for (const socket of sockets) socket.destroy()
       await new Promise((resolve) => server.close(resolve))

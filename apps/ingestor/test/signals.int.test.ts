@@ -4,6 +4,7 @@ import { expect, it } from 'vitest'
 import { readEntry } from '../src/claim.ts'
 import type { LedgerEntry } from '../src/ledger.ts'
 import { type GateRequest, startHttpGate } from './http-gate.ts'
+import { isLedger, isLoad, nthDescribe, nthGet } from './load-requests.ts'
 import { call, start } from './program.ts'
 import { auditRow, auditRows, writeRun } from './run-files.ts'
 import { type TrinoWorld, trinoWorld } from './trino-world.ts'
@@ -15,25 +16,6 @@ interface Phase {
   readonly hold: () => (request: GateRequest) => boolean
   /** What the ledger has of the run at that moment. */
   readonly state: LedgerEntry['state'] | undefined
-}
-
-const isLoad = ({ line, body }: GateRequest): boolean => line === 'POST /v1/statement' && /^(MERGE|INSERT|CREATE OR REPLACE)/.test(body)
-const isLedger = ({ line, body }: GateRequest, state: string): boolean => line.startsWith('PUT /') && body.includes(`"state": "${state}"`)
-
-/** True for the n-th GET of the statement that loads. */
-function nthGet(number: number): (request: GateRequest) => boolean {
-  let loading = false
-  let gets = 0
-  return (request) => {
-    if (isLoad(request)) loading = true
-    return loading && request.line.startsWith('GET /v1/statement/') && ++gets === number
-  }
-}
-
-/** The first look at the table comes before the claim. */
-function nthDescribe(number: number): (request: GateRequest) => boolean {
-  let seen = 0
-  return ({ line, body }) => line === 'POST /v1/statement' && body.startsWith('DESCRIBE') && ++seen === number
 }
 
 const phases: readonly Phase[] = [
