@@ -14,11 +14,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
+import { setFlagsFromString } from 'node:v8'
 
 const CHILD = '--as-child'
 
 /** The extractor alone in its process, so that its CPU seconds and memory are its own. */
 async function extractor(config: string): Promise<void> {
+  // As main.ts does.
+  setFlagsFromString('--semi-space-growth-factor=1')
   // By its own name: built or unbuilt, as this process was started.
   const [{ runApp }, { extractorApp }] = await Promise.all([
     import('@common-handlers/cli'),
