@@ -42,7 +42,7 @@ export function methodOf(manifest: Manifest, write: WriteMode): Method {
 export function keyColumns(manifest: Manifest): string[] {
   return manifest.columns
     .filter((column) => column.keyPosition !== undefined)
-    .sort((a, b) => (a.keyPosition ?? 0) - (b.keyPosition ?? 0))
+    .toSorted((a, b) => (a.keyPosition ?? 0) - (b.keyPosition ?? 0))
     .map((column) => column.name)
 }
 
@@ -76,7 +76,7 @@ export async function readQueue(
     found.push({ manifest, method, entry, supersededBy })
     if (method === 'replace') supersededBy ??= runId
   }
-  const pending = found.reverse()
+  const pending = found.toReversed()
   assertChain(pending, runs.map((run) => run.runId), options.logger)
   return { pending, done }
 }

@@ -23,7 +23,7 @@ export async function readStatus(
   options: { readonly limit: number; readonly signal: AbortSignal },
 ): Promise<RunStatus[]> {
   const { limit, signal } = options
-  const runs = (await listRuns(store, dataset, { signal })).filter((run) => run.committed).reverse()
+  const runs = (await listRuns(store, dataset, { signal })).filter((run) => run.committed).toReversed()
   const known = new Set<string>()
   for await (const { key } of store.list(ledgerPrefix(dataset, ledgerName), { signal })) known.add(key)
   const found: RunStatus[] = []

@@ -1,4 +1,4 @@
-import { HandlerError, ConnectionError } from '@common-handlers/core'
+import { ConnectionError } from '@common-handlers/core'
 import type { CallSignal, Engine, EngineCheck, Fate, LoadAttempt, LoadPlan, PendingStatement } from '../src/engine.ts'
 import type { Commit, Submission } from '../src/ledger.ts'
 
@@ -135,5 +135,3 @@ export class FakeEngine implements Engine {
     return Promise.resolve()
   }
 }
-
-export const isError = (error: unknown, code: string): boolean => HandlerError.is(error) && error.code === code

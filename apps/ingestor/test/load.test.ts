@@ -1,4 +1,4 @@
-import { ConnectionError, DataError, HandlerError, silentLogger } from '@common-handlers/core'
+import { ConnectionError, DataError, type HandlerError, silentLogger } from '@common-handlers/core'
 import { ledgerKey, type Manifest } from '@common-handlers/dataset'
 import { MemoryStore, type ObjectStore } from '@common-handlers/storage'
 import { describe, expect, it } from 'vitest'
@@ -17,7 +17,7 @@ interface World {
   readonly run: Manifest
 }
 
-async function world(): Promise<World> {
+async function newWorld(): Promise<World> {
   const store = new MemoryStore()
   return { store, warehouse: new Warehouse(), run: await writeRun(store) }
 }
@@ -93,7 +93,7 @@ const loaded = (world: World): string[] => (world.warehouse.table ?? []).map((co
 
 describe('one worker', () => {
   it('loads a run, writes down how, and leaves nothing beside the table', async () => {
-    const here = await world()
+    const here = await newWorld()
     const result = await load(here)
     expect(result).toMatchObject({ state: 'committed', loaded: true, rows: 3, attempts: 1, snapshotId: 's-q0' })
     expect(await entryOf(here)).toMatchObject({
@@ -105,7 +105,7 @@ describe('one worker', () => {
   })
 
   it('does nothing the second time', async () => {
-    const here = await world()
+    const here = await newWorld()
     await load(here)
     const again = new FakeEngine(here.warehouse)
     expect(await load(here, again)).toMatchObject({ state: 'committed', loaded: false })
@@ -114,7 +114,7 @@ describe('one worker', () => {
   })
 
   it('writes the statement down before it runs it', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     let written: LedgerEntry | undefined
     engine.at = async (step) => {
@@ -125,7 +125,7 @@ describe('one worker', () => {
   })
 
   it('needs no statement for a run without rows', async () => {
-    const here = await world()
+    const here = await newWorld()
     const run = await writeRun(here.store, { files: [], previousRunId: here.run.runId })
     const engine = new FakeEngine(here.warehouse)
     expect(await load({ ...here, run }, engine)).toMatchObject({ state: 'committed', rows: 0, snapshotId: undefined })
@@ -134,7 +134,7 @@ describe('one worker', () => {
   })
 
   it('checks the files under the claim and records why it stopped', async () => {
-    const here = await world()
+    const here = await newWorld()
     const broken = new DataError('part-00000.csv.gz differs', { code: 'INGESTOR_FILE_CHECKSUM' })
     const engine = new FakeEngine(here.warehouse)
     await expect(load(here, engine, { verify: () => Promise.reject(broken) })).rejects.toThrow(broken)
@@ -148,7 +148,7 @@ describe('one worker', () => {
 describe('a worker that is killed', () => {
   const steps: readonly Step[] = ['prepare', 'stage', 'submit', 'follow', 'applied', 'settle', 'unstage']
   it.each(steps)('at %s: the next one leaves the run in the table once', async (step) => {
-    const here = await world()
+    const here = await newWorld()
     if (step === 'unstage') {
       await killAt(here, step).catch(() => undefined)
     } else await killAt(here, step)
@@ -158,7 +158,7 @@ describe('a worker that is killed', () => {
   })
 
   it('while its statement runs: the next one waits for it and does not load again', async () => {
-    const here = await world()
+    const here = await newWorld()
     await killAt(here, 'follow', () => here.warehouse.begin('q0'))
     const next = new FakeEngine(here.warehouse)
     expect(await load(here, next)).toMatchObject({ state: 'committed', snapshotId: 's-q0' })
@@ -167,7 +167,7 @@ describe('a worker that is killed', () => {
   })
 
   it('is waited for as long as its lease lasts', async () => {
-    const here = await world()
+    const here = await newWorld()
     const { store, kill } = mortal(here.store)
     const engine = new FakeEngine(here.warehouse)
     engine.at = (step) => {
@@ -182,7 +182,7 @@ describe('a worker that is killed', () => {
 
 describe('a worker that was taken for dead', () => {
   it('before its statement was written down: it can write nothing and runs nothing', async () => {
-    const here = await world()
+    const here = await newWorld()
     const zombie = new FakeEngine(here.warehouse)
     zombie.at = async (step) => {
       if (step !== 'submit') return
@@ -195,7 +195,7 @@ describe('a worker that was taken for dead', () => {
   })
 
   it('after it: its statement can no longer begin', async () => {
-    const here = await world()
+    const here = await newWorld()
     const zombie = new FakeEngine(here.warehouse)
     zombie.at = async (step) => {
       if (step !== 'follow') return
@@ -208,7 +208,7 @@ describe('a worker that was taken for dead', () => {
   })
 
   it('stands still for longer than its lease and runs nothing when it wakes', async () => {
-    const here = await world()
+    const here = await newWorld()
     const zombie = new FakeEngine(here.warehouse)
     const { store } = here
     // The write of the statement takes as long as the lease: whoever looks afterwards may take the run over.
@@ -234,7 +234,7 @@ const bound = (target: object, name: string | symbol): unknown => {
 
 describe('two workers at once', () => {
   it('one loads, the other leaves', async () => {
-    const here = await world()
+    const here = await newWorld()
     const results = await Promise.allSettled(Array.from({ length: 8 }, () => load(here)))
     const winners = results.filter((result) => result.status === 'fulfilled' && result.value.loaded)
     expect(winners).toHaveLength(1)
@@ -245,7 +245,7 @@ describe('two workers at once', () => {
   })
 
   it('or waits and finds it done', async () => {
-    const here = await world()
+    const here = await newWorld()
     const results = await Promise.all(Array.from({ length: 4 }, () => load(here, undefined, { wait: true })))
     expect(results.filter((result) => result.loaded)).toHaveLength(1)
     expect(results.every((result) => result.state === 'committed')).toBe(true)
@@ -258,7 +258,7 @@ describe('the claim', () => {
   const claimOptions = { owner: 'w', leaseMs: 90, logger: silentLogger, signal: new AbortController().signal }
 
   it('is renewed while it is held', async () => {
-    const here = await world()
+    const here = await newWorld()
     const claim = await claimRun(here.store, subject(here.run), claimOptions)
     if (!(claim instanceof Claim)) throw new Error('not claimed')
     await using _ = claim
@@ -268,7 +268,7 @@ describe('the claim', () => {
   })
 
   it('is lost, and says so, when another one has written', async () => {
-    const here = await world()
+    const here = await newWorld()
     const claim = await claimRun(here.store, subject(here.run), claimOptions)
     if (!(claim instanceof Claim)) throw new Error('not claimed')
     await using _ = claim
@@ -280,7 +280,7 @@ describe('the claim', () => {
   })
 
   it('knows its own write whose answer was lost', async () => {
-    const here = await world()
+    const here = await newWorld()
     let lose = true
     const store = new Proxy(here.store, {
       get(target, name) {
@@ -300,7 +300,7 @@ describe('the claim', () => {
   })
 
   it('refuses an entry that a newer ingestor wrote', async () => {
-    const here = await world()
+    const here = await newWorld()
     await here.store.put(keyOf(here.run), JSON.stringify({ version: 2, state: 'dreaming' }))
     await expect(load(here)).rejects.toMatchObject({ code: 'INGESTOR_LEDGER_NEWER' })
   })
@@ -310,7 +310,7 @@ describe('a statement that fails', () => {
   const lost = (): HandlerError => new ConnectionError('the server was restarted', { code: 'TRINO_QUERY_LOST', retry: 'if-idempotent' })
 
   it('for a reason that may pass: another attempt, after looking up the first', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     let failed = false
     engine.at = (step) => {
@@ -323,7 +323,7 @@ describe('a statement that fails', () => {
   })
 
   it('whose answer was lost after it was applied: not loaded again', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     engine.at = (step) => {
       if (step === 'applied') throw lost()
@@ -333,7 +333,7 @@ describe('a statement that fails', () => {
   })
 
   it('for good: the claim is given back, the statement is not written down any more', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     engine.at = (step) => {
       if (step === 'follow') throw new DataError('no number', { code: 'TRINO_INVALID_CAST_ARGUMENT' })
@@ -345,7 +345,7 @@ describe('a statement that fails', () => {
   })
 
   it('stops trying when the budget is used up', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     engine.at = (step) => {
       if (step === 'follow') throw lost()
@@ -355,7 +355,7 @@ describe('a statement that fails', () => {
   })
 
   it('waits for a server that cannot say yet what became of it', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     let asked = 0
     engine.at = (step) => {
@@ -369,7 +369,7 @@ describe('a statement that fails', () => {
 
 describe('rows that do not agree', () => {
   it('are taken back, and the run is not committed', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     engine.arrives = 2
     await expect(load(here, engine)).rejects.toMatchObject({ code: 'INGESTOR_ROWS_DIFFER', context: { expected: 3, arrived: 2, undone: true } })
@@ -378,7 +378,7 @@ describe('rows that do not agree', () => {
   })
 
   it('stay when somebody has written since, and the ledger keeps the statement', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     engine.arrives = 2
     engine.at = (step) => {
@@ -391,7 +391,7 @@ describe('rows that do not agree', () => {
 
 describe('an interrupt', () => {
   it('in the middle: what became of the statement is found out before the worker leaves', async () => {
-    const here = await world()
+    const here = await newWorld()
     const stop = new AbortController()
     const engine = new FakeEngine(here.warehouse)
     engine.at = (step) => {
@@ -404,7 +404,7 @@ describe('an interrupt', () => {
   })
 
   it('before the statement has begun: the claim is given back at once', async () => {
-    const here = await world()
+    const here = await newWorld()
     const stop = new AbortController()
     const engine = new FakeEngine(here.warehouse)
     engine.at = (step) => {
@@ -419,21 +419,21 @@ describe('an interrupt', () => {
 
 describe('a run that a later one replaces', () => {
   it('is marked, and nobody can load it any more', async () => {
-    const here = await world()
+    const here = await newWorld()
     expect(await supersedeRun(requestOf(here.run), 'later', contextOf(here, new FakeEngine(here.warehouse)))).toMatchObject({ state: 'superseded' })
     expect(await load(here)).toMatchObject({ state: 'superseded', loaded: false })
     expect(loaded(here)).toEqual([])
   })
 
   it('whose statement still runs is brought to its end first', async () => {
-    const here = await world()
+    const here = await newWorld()
     await killAt(here, 'follow', () => here.warehouse.begin('q0'))
     expect(await supersedeRun(requestOf(here.run), 'later', contextOf(here, new FakeEngine(here.warehouse)))).toMatchObject({ state: 'committed' })
     expect(here.warehouse.statements.get('q0')?.state).toBe('applied')
   })
 
   it('is left alone while another worker is at it', async () => {
-    const here = await world()
+    const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     engine.at = async (step) => {
       if (step !== 'submit') return

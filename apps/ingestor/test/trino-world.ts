@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto'
 import { silentLogger } from '@common-handlers/core'
-import type { S3Handler } from '@common-handlers/s3-handler'
 import type { ObjectStore } from '@common-handlers/storage'
 import type { TrinoAddress } from '@common-handlers/testkit'
 import { ident, TrinoHandler } from '@common-handlers/trino-handler'
@@ -82,5 +81,3 @@ export async function trinoWorld(trino: TrinoAddress, options: WorldOptions = {}
     },
   }
 }
-
-export type { S3Handler }

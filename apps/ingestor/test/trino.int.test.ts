@@ -1,6 +1,9 @@
+import { silentLogger } from '@common-handlers/core'
 import { manifestKey, runPrefix } from '@common-handlers/dataset'
 import { describeWith } from '@common-handlers/testkit/vitest'
 import { expect, it } from 'vitest'
+import { openSession } from '../src/session.ts'
+import { call, until } from './program.ts'
 import { auditColumns, auditRow, auditRows, withoutKey, writeRun } from './run-files.ts'
 import { trinoWorld } from './trino-world.ts'
 
@@ -165,6 +168,74 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     await world.trino.execute(`DROP TABLE ${world.table}`)
     await writeRun(world.store, { previousRunId: one.runId, files: [auditRows(10, 1)] })
     await expect(world.ingest()).rejects.toMatchObject({ code: 'INGESTOR_TARGET_LOST' })
+  })
+
+  it.each(['its address', 'its table over the files'])('a statement that was ruled out by %s can no longer begin', async (by) => {
+    await using world = await trinoWorld(trino)
+    const manifest = await writeRun(world.store, { columns: withoutKey })
+    const { engine } = world.session
+    const attempt = { manifest, method: 'append' as const, attempt: 1 }
+    const running = { signal: new AbortController().signal }
+    await engine.prepare(attempt, running)
+    await engine.stage(attempt, running)
+    const zombie = await engine.submit(attempt, running)
+    // Found in the ledger by another process.
+    const { nextUri, ...submission } = zombie.submission
+    await using other = await openSession(world.config, silentLogger)
+    const found = by === 'its address' ? { ...submission, nextUri } : submission
+    expect(await other.engine.settle(attempt, found, running)).toEqual({ applied: false })
+    await expect(zombie.follow(running)).rejects.toThrow()
+    expect(await world.count()).toBe(0)
+  })
+
+  it('a statement of a dead worker that still runs is waited for', async () => {
+    await using world = await trinoWorld(trino)
+    const manifest = await writeRun(world.store, { columns: withoutKey, files: [auditRows(1, 500)] })
+    const { engine } = world.session
+    const attempt = { manifest, method: 'append' as const, attempt: 1 }
+    const running = { signal: new AbortController().signal }
+    await engine.prepare(attempt, running)
+    await engine.stage(attempt, running)
+    const statement = await engine.submit(attempt, running)
+    const followed = statement.follow(running)
+    const begun = `SELECT 1 FROM system.runtime.queries WHERE query_id = '${statement.submission.queryId}' AND state IN ('RUNNING', 'FINISHING', 'FINISHED')`
+    await until(async () => (await world.rows(begun)).length > 0)
+    await using other = await openSession(world.config, silentLogger)
+    expect(await other.engine.settle(attempt, statement.submission, running)).toMatchObject({ applied: true, commit: { rows: 500 } })
+    await followed
+    expect(await world.count()).toBe(500)
+  })
+
+  it('plan shows the statements and changes nothing', async () => {
+    await using world = await trinoWorld(trino)
+    const run = await writeRun(world.store, { files: [auditRows(1, 3)] })
+    const { code, stdout } = await call(['plan'], world.input)
+    const plan = JSON.parse(stdout) as { runs: { plan: { ddl: string[]; statement: string } }[] }
+    expect([code, plan]).toMatchObject([0, { runs: [{ runId: run.runId, method: 'merge', rows: 3, state: 'pending' }] }])
+    expect(plan.runs[0]?.plan.ddl).toEqual([expect.stringContaining('CREATE SCHEMA'), expect.stringContaining('"id" bigint')])
+    expect(plan.runs[0]?.plan.statement).toMatch(/^MERGE INTO .* ON t."id" = s."id"/)
+    expect(await world.session.engine.exists({ signal: new AbortController().signal })).toBe(false)
+    const keys = await Array.fromAsync(world.store.list('audit_log/_ingest/'))
+    expect(keys).toEqual([])
+  })
+
+  it('check tries every connection and right, and says what to do about what is missing', async () => {
+    await using world = await trinoWorld(trino)
+    await writeRun(world.store)
+    const checked = async (input = world.input): Promise<{ code: unknown; ok: boolean; failed: string[]; advice: string }> => {
+      const { code, stdout } = await call(['check'], input)
+      const { ok, results, advice } = JSON.parse(stdout) as { ok: boolean; results: { steps: { name: string; ok: boolean }[] }[]; advice: string[] }
+      const failed = results.flatMap(({ steps }) => steps.filter((step) => !step.ok).map((step) => step.name))
+      return { code, ok, failed, advice: advice.join('\n') }
+    }
+    expect(await checked()).toEqual({ code: 0, ok: true, failed: [], advice: '' })
+    await world.ingest()
+    expect(await checked()).toMatchObject({ code: 0, ok: true })
+    const missing = { ...world.input, trino: { url: trino.url, user: trino.user, stagingCatalog: 'nowhere' } }
+    expect(await checked(missing)).toMatchObject({ code: 1, failed: ['find catalog nowhere'], advice: expect.stringContaining('connector.name=hive') })
+    const wrong = { ...world.input, target: { ...world.input.target, catalog: 'tpch' } }
+    expect(await checked(wrong)).toMatchObject({ code: 1, failed: ['find Iceberg catalog tpch'] })
+    expect(await world.stages()).toEqual([])
   })
 
   it('a table in the JDBC catalog', async ({ skip }) => {

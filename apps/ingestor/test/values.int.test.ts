@@ -74,7 +74,7 @@ const dialects = ['one-row-a-line', 'rfc4180'] as const
 describeWith(['postgres', 'trino'], 'every value, from PostgreSQL to Iceberg', ({ postgres, trino }) => {
   it.each(dialects)('is read back equal through Trino (%s)', async (dialect) => {
     await withValues(postgres, async (database, expected) => {
-      await using world = await trinoWorld(trino, { change: { dataset: 'values' as never, target: { table: 'values' } } })
+      await using world = await trinoWorld(trino, { change: { dataset: 'values', target: { table: 'values' } } })
       const { store, s3 } = world.input
       await extract(database, { store, ...(s3 === undefined ? {} : { s3 }), output: { dialect } })
       expect(await world.ingest()).toMatchObject([{ state: 'committed', rows: expected.length }])
