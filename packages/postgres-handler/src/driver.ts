@@ -85,6 +85,9 @@ export class DriverClient extends pg.Client {
     // An error without a listener ends the process, and a backend may be killed at any time. Whoever waits is told by
     // the query's own rejection.
     this.on('error', () => undefined)
+    // pg leaves the socket open where it is pg that gives up, for want of a password for example; the server would keep
+    // its half of it for a minute.
+    this.wire.on('error', () => this.destroy())
     this.wire.once('end', () => {
       this.#gone = true
     })

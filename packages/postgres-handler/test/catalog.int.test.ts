@@ -1,5 +1,6 @@
-import { describeWith } from '@common-handlers/testkit/vitest'
+import { describeWith } from '@common-handlers/testkit'
 import { beforeAll, expect, it } from 'vitest'
+import { quoteLiteral } from '../src/index.ts'
 import { failure, ownDatabase, readAll } from './own-database.ts'
 
 describeWith(['postgres'], 'the catalog', ({ postgres }) => {
@@ -97,6 +98,24 @@ describeWith(['postgres'], 'the catalog', ({ postgres }) => {
     expect(table.estimatedRows).toBe(rows.length)
     if (kind === 'view') expect(table.bytes).toBe(0)
     else expect(table.bytes).toBeGreaterThan(8_000)
+  })
+
+  it('knows a foreign table, and copies it by a query', async () => {
+    const { host, port, user, password, database } = db.address
+    const text = (value: unknown): string => quoteLiteral(String(value))
+    await db.pg.executeScript(`
+      CREATE EXTENSION postgres_fdw;
+      CREATE SERVER itself FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host ${text(host)}, port ${text(port)}, dbname ${text(database)});
+      CREATE USER MAPPING FOR CURRENT_USER SERVER itself OPTIONS (user ${text(user)}, password ${text(password)});
+      CREATE FOREIGN TABLE far_away (id int NOT NULL, day date) SERVER itself OPTIONS (table_name 'parted')`)
+    const table = await db.pg.describeTable('far_away')
+    expect(table).toMatchObject({ name: '"public"."far_away"', kind: 'foreign table', bytes: 0 })
+    expect(table.columns.map(({ name, nullable }) => [name, nullable])).toEqual([
+      ['id', false],
+      ['day', true],
+    ])
+    const { rows } = await readAll(db.pg.copyOut(`COPY (SELECT * FROM ${table.name}) TO STDOUT`))
+    expect(rows).toHaveLength(5000)
   })
 
   it('estimates a table that was never analyzed, and a condition', async () => {

@@ -1,4 +1,4 @@
-import { describeWith } from '@common-handlers/testkit/vitest'
+import { describeWith } from '@common-handlers/testkit'
 import { expect, it } from 'vitest'
 import { failure, ownDatabase, readAll } from './own-database.ts'
 
@@ -118,7 +118,7 @@ describeWith(['postgres'], 'COPY', ({ postgres }) => {
           if (terminated || block.rows === 0) continue
           terminated = true
           await db.pg.execute(
-            `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY (SELECT generate_series(1, 1000000%' AND pid <> pg_backend_pid()`,
+            `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY (SELECT generate_series(1, 1000000%' AND pid <> pg_backend_pid()`,
           )
         }
       })(),

@@ -1,4 +1,4 @@
-import { describeWith } from '@common-handlers/testkit/vitest'
+import { describeWith } from '@common-handlers/testkit'
 import { expect, it } from 'vitest'
 import { z } from 'zod'
 import { ident, PostgresHandler, sql } from '../src/index.ts'

@@ -1,7 +1,6 @@
 import { createServer } from 'node:net'
 import { inspect } from 'node:util'
-import { freePorts } from '@common-handlers/testkit'
-import { describeWith } from '@common-handlers/testkit/vitest'
+import { describeWith, freePorts } from '@common-handlers/testkit'
 import { expect, it } from 'vitest'
 import { PostgresHandler } from '../src/index.ts'
 import { failure, ownDatabase } from './own-database.ts'
@@ -25,7 +24,8 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
     expect(await connecting({ user: 'nobody_here' })).toMatchObject({ name: 'AuthError', code: 'POSTGRES_LOGIN_REFUSED' })
   })
 
-  it('no password, where one is asked for, is an AuthError too, whatever PGPASSWORD holds', async () => {
+  it('no password, where one is asked for, is an AuthError too, whatever PGPASSWORD holds, and leaves no socket', async () => {
+    const sockets = (): number => process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length
     const { host, port, user, database, password } = db.address
     process.env['PGPASSWORD'] = password
     try {
@@ -34,6 +34,8 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
     } finally {
       delete process.env['PGPASSWORD']
     }
+    // No handler of this file is open at this point.
+    await expect.poll(sockets).toBe(0)
   })
 
   it('a missing database is named', async () => {
@@ -45,7 +47,7 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
   it('a server that is not there, or does not answer, is a ConnectionError that may be tried again', async () => {
     const [port = 0] = await freePorts(1)
     expect(await connecting({ port, connectTimeoutMs: 1_000 })).toMatchObject({ code: 'POSTGRES_CONNECT_FAILED', retry: 'safe' })
-    const silent = createServer(() => undefined)
+    const silent = createServer((socket) => socket.on('error', () => undefined).resume())
     await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
     const address = silent.address()
     const silentPort = typeof address === 'object' && address !== null ? address.port : 0
@@ -53,7 +55,7 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
       code: 'POSTGRES_CONNECT_TIMEOUT',
       retry: 'safe',
     })
-    silent.close()
+    await new Promise((resolve) => silent.close(resolve))
   })
 
   it('a server without TLS is refused where TLS was asked for', async () => {
@@ -144,10 +146,16 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
     await expect
       .poll(
         async () =>
-          (await other.getRows(`SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60%'`))[0]?.[0],
+          (
+            await other.getRows(
+              `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep(60%'`,
+            )
+          )[0]?.[0],
       )
       .toBe(1)
-    await other.execute(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60%'`)
+    await other.execute(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep(60%'`,
+    )
     expect(await lost).toMatchObject({ name: 'ConnectionError', code: 'POSTGRES_CONNECTION_LOST', retry: 'if-idempotent' })
   })
 

@@ -1,4 +1,4 @@
-import { describeWith } from '@common-handlers/testkit/vitest'
+import { describeWith } from '@common-handlers/testkit'
 import { beforeAll, expect, it } from 'vitest'
 import { PostgresHandler, sql } from '../src/index.ts'
 import { failure, ownDatabase, readAll } from './own-database.ts'
