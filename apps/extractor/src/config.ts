@@ -112,7 +112,7 @@ const outputSchema = z.strictObject({
     .describe('one-row-a-line: Trino reads the files in place; rfc4180: the CSV of PostgreSQL untouched'),
   compression: z.enum(['gzip', 'zstd', 'none']).default('gzip').describe('how files are compressed'),
   level: z.int().min(1).max(19).default(1).describe('effort of the compression: gzip 1–9, zstd 1–19'),
-  fileBytes: byteSize.default(128 * MIB).describe('a file that has reached this size, compressed, is closed at the end of a row'),
+  fileBytes: byteSize.default(32 * MIB).describe('a file that has reached this size, compressed, is closed at the end of a row'),
 })
 
 /** The handler's own schema but for what `store` says. The handler itself checks what belongs together. */

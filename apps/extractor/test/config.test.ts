@@ -28,7 +28,7 @@ describe('the configuration', () => {
       source: { table: 'app.audit_log', mode: 'full', text: [] },
       postgres: { host: 'localhost', port: 5432, database: 'reader' },
       s3: { region: 'us-east-1', concurrency: 2 },
-      output: { dialect: 'one-row-a-line', compression: 'gzip', level: 1, fileBytes: 134_217_728 },
+      output: { dialect: 'one-row-a-line', compression: 'gzip', level: 1, fileBytes: 32 * 1024 * 1024 },
     })
     expect(value.vault).toBeUndefined()
   })

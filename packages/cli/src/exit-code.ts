@@ -49,8 +49,10 @@ export class Interrupted extends Error {
 
 export function exitCodeOf(error: unknown): number {
   if (error instanceof Interrupted) return error.signalName === 'SIGINT' ? exitCodes.interrupted : exitCodes.terminated
-  if (HandlerError.is(error)) return byOutcome[error.outcome]
-  return exitCodes.failed
+  if (!HandlerError.is(error)) return exitCodes.failed
+  // A secret that is missing or refused is what it is, wherever its reference stands.
+  if (error.code === 'CONFIG_REFERENCE_UNRESOLVED' && HandlerError.is(error.cause)) return exitCodeOf(error.cause)
+  return byOutcome[error.outcome]
 }
 
 /** The lines that `--help` shows. */

@@ -1,10 +1,10 @@
 import { spawn } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ConflictError, environmentResolver, secret } from '@common-handlers/core'
+import { ConfigError, ConflictError, environmentResolver, NotFoundError, secret } from '@common-handlers/core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import { type App, type AppCommand, runApp } from '../src/index.ts'
+import { type App, type AppCommand, exitCodeOf, exitCodes, runApp } from '../src/index.ts'
 
 const schema = z.strictObject({
   store: z.string().describe('where the runs are'),
@@ -126,6 +126,15 @@ describe('runApp', () => {
     const keys = await call(async () => undefined, ['explain-config', '--keys'], { tty: true })
     expect(keys.out).toContain('THING_STORE')
     expect(keys.out).toContain('where the runs are')
+  })
+})
+
+describe('exitCodeOf', () => {
+  it('lets a reference that could not be read end as what it failed of', () => {
+    const cause = new NotFoundError('no such secret', { code: 'VAULT_SECRET_NOT_FOUND' })
+    expect(exitCodeOf(new ConfigError('password', { code: 'CONFIG_REFERENCE_UNRESOLVED', cause }))).toBe(exitCodes.notFound)
+    expect(exitCodeOf(new ConfigError('password', { code: 'CONFIG_REFERENCE_UNRESOLVED' }))).toBe(exitCodes.usage)
+    expect(exitCodeOf(new TypeError('a bug'))).toBe(exitCodes.failed)
   })
 })
 
