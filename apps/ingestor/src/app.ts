@@ -44,13 +44,19 @@ program at any moment, and starting it again, leaves each row in the table once.
         wait: options['wait'] === true,
         assume: assumption(options),
         onProgress: (manifest, { rows, bytes, detail }) =>
-          drawn.update({ rows, totalRows: rows === undefined ? undefined : manifest.totals.rows, bytes, detail: detail ?? manifest.runId }),
+          drawn.update({
+            rows,
+            totalRows: rows === undefined ? undefined : manifest.totals.rows,
+            bytes,
+            detail: detail ?? manifest.runId,
+          }),
         onResult: (result) => results.push(result),
       })
     } finally {
       drawn.end()
       // What was loaded is told also when a later run fails.
-      if (results.length > 0 || !signal.aborted) print({ text: loadReport(results, session.engine.target), json: { target: session.engine.target, runs: results } })
+      if (results.length > 0 || !signal.aborted)
+        print({ text: loadReport(results, session.engine.target), json: { target: session.engine.target, runs: results } })
     }
   },
 }
@@ -69,12 +75,26 @@ the engine about the table; writes nothing and claims nothing.`,
     for (const { manifest, method, entry, supersededBy } of pending) {
       const attempt = { manifest, method, attempt: (entry?.attempt ?? 0) + 1 }
       const plan = supersededBy === undefined ? await engine.plan(attempt, { signal }) : undefined
-      runs.push({ runId: manifest.runId, mode: manifest.mode, method, rows: manifest.totals.rows, files: manifest.totals.files, state: entry?.state ?? 'pending', supersededBy, plan })
+      runs.push({
+        runId: manifest.runId,
+        mode: manifest.mode,
+        method,
+        rows: manifest.totals.rows,
+        files: manifest.totals.files,
+        state: entry?.state ?? 'pending',
+        supersededBy,
+        plan,
+      })
     }
     const text = runs.flatMap((run) => {
       const what = run.supersededBy === undefined ? run.method : `not needed: ${run.supersededBy} replaces the table`
       const head = `${run.runId}  ${run.mode}, ${formatCount(run.rows)} rows in ${run.files} files, ${run.state}  ->  ${what}`
-      return [head, ...[...(run.plan?.ddl ?? []), ...(run.plan?.staging ?? []), ...(run.plan === undefined ? [] : [run.plan.statement])].map((line) => `    ${line}`)]
+      return [
+        head,
+        ...[...(run.plan?.ddl ?? []), ...(run.plan?.staging ?? []), ...(run.plan === undefined ? [] : [run.plan.statement])].map(
+          (line) => `    ${line}`,
+        ),
+      ]
     })
     const newest = done === undefined ? 'nothing was loaded before' : `newest run that is done: ${done.runId} (${done.state})`
     print({
@@ -123,9 +143,19 @@ const statusCommand: Command = {
     if (!Number.isInteger(limit) || limit < 1) throw new ConfigError('--limit: expected a number from 1', { code: 'CLI_USAGE' })
     const ledgerName = await session.engine.ledgerName({ signal })
     const runs = await readStatus(session.store.objects, config.dataset, ledgerName, { limit, signal })
-    const rows = runs.map((run) => [run.runId, run.mode, formatCount(run.rows), run.state, run.snapshotId ?? '', statusNote(run.entry)])
+    const rows = runs.map((run) => [
+      run.runId,
+      run.mode,
+      formatCount(run.rows),
+      run.state,
+      run.snapshotId ?? '',
+      statusNote(run.entry),
+    ])
     print({
-      text: runs.length === 0 ? `no runs of ${config.dataset} in ${config.store}` : formatTable([['run', 'mode', 'rows', 'state', 'snapshot', ''], ...rows]),
+      text:
+        runs.length === 0
+          ? `no runs of ${config.dataset} in ${config.store}`
+          : formatTable([['run', 'mode', 'rows', 'state', 'snapshot', ''], ...rows]),
       json: { target: session.engine.target, runs },
     })
   },
@@ -134,7 +164,8 @@ const statusCommand: Command = {
 function textOption(options: Readonly<Record<string, unknown>>, name: string): string | undefined {
   const value = options[name]
   if (typeof value !== 'string') return undefined
-  if (!isRunId(value)) throw new ConfigError(`${value} is not the id of a run, such as 20261121T101530123Z-9f86d081`, { code: 'CLI_USAGE' })
+  if (!isRunId(value))
+    throw new ConfigError(`${value} is not the id of a run, such as 20261121T101530123Z-9f86d081`, { code: 'CLI_USAGE' })
   return value
 }
 
@@ -157,7 +188,8 @@ export const ingestorApp: App<typeof ingestorConfigSchema> = {
   config: ingestorConfigSchema,
   commands: [runCommand, planCommand, checkCommand, statusCommand],
   // The handler checks what stands under `vault`.
-  resolvers: async (tree, context) => openReferences(tree, context, (vault) => new VaultHandler({ ...(vault as VaultConfigInput), logger: context.logger })),
+  resolvers: async (tree, context) =>
+    openReferences(tree, context, (vault) => new VaultHandler({ ...(vault as VaultConfigInput), logger: context.logger })),
   help: `Where to start:
   iceberg-ingestor explain-config --keys        every key that can be set
   iceberg-ingestor check -c ingestor.yaml       is everything there and allowed?

@@ -127,7 +127,9 @@ async function take(
         : { ...found.entry, ...mine, method: subject.method, attempt: found.entry.attempt + 1 }
   const body = serializeEntry(entry)
   const calls = { signal: options.signal, contentType: 'application/json' }
-  const written = await (found === undefined ? store.putIfAbsent(key, body, calls) : store.putIfMatch(key, body, found.etag, calls))
+  const written = await (found === undefined
+    ? store.putIfAbsent(key, body, calls)
+    : store.putIfMatch(key, body, found.etag, calls))
   if (written.written) return new Claim(store, key, { entry, etag: written.etag }, options)
   // A repeated request meets what its first try wrote.
   const current = await readEntry(store, key, options.signal)
@@ -140,7 +142,12 @@ function heldByAnother(entry: Held): ConflictError {
   return new ConflictError(
     `run ${entry.runId} is being loaded by ${entry.owner} (${entry.state}); its claim ends in ${seconds} s unless it is renewed. ` +
       'Come back later, or wait with --wait',
-    { code: 'INGESTOR_RUN_CLAIMED', retry: 'safe', retryAfterMs: seconds * 1000, context: { runId: entry.runId, owner: entry.owner } },
+    {
+      code: 'INGESTOR_RUN_CLAIMED',
+      retry: 'safe',
+      retryAfterMs: seconds * 1000,
+      context: { runId: entry.runId, owner: entry.owner },
+    },
   )
 }
 

@@ -61,8 +61,12 @@ export interface IngestorConfigInput {
   readonly engine: 'trino' | 'duckdb'
   readonly target: { readonly [K in keyof TargetConfig]?: TargetConfig[K] | undefined }
   readonly write?: WriteMode | undefined
-  readonly trino?: (TrinoConfigInput & { readonly stagingCatalog?: string | undefined; readonly stagingSchema?: string | undefined }) | undefined
-  readonly duckdb?: { readonly path: string; readonly memoryLimit?: string | undefined; readonly threads?: number | undefined } | undefined
+  readonly trino?:
+    | (TrinoConfigInput & { readonly stagingCatalog?: string | undefined; readonly stagingSchema?: string | undefined })
+    | undefined
+  readonly duckdb?:
+    | { readonly path: string; readonly memoryLimit?: string | undefined; readonly threads?: number | undefined }
+    | undefined
   readonly s3?: Omit<S3ConfigInput, 'bucket' | 'prefix'> | undefined
   readonly vault?: VaultConfigInput | undefined
   readonly lease?: { readonly seconds?: number | undefined } | undefined
@@ -122,7 +126,9 @@ export const ingestorConfigSchema: z.ZodType<IngestorConfig, IngestorConfigInput
       .prefault({}),
     recovery: z
       .strictObject({
-        budgetSeconds: seconds.default(600).describe('how long an attempt that fails for a passing reason is followed by another'),
+        budgetSeconds: seconds
+          .default(600)
+          .describe('how long an attempt that fails for a passing reason is followed by another'),
         waitSeconds: seconds.default(300).describe('how long a statement of a dead worker is waited for before it is cancelled'),
       })
       .prefault({}),

@@ -22,11 +22,14 @@ export async function findBroken(
       if (found !== undefined) return rowBroken(manifest, file, found, cause)
     } catch (error) {
       if (!isCompression(error)) throw error
-      return new DataError(`${file} cannot be decompressed: ${(error as Error).message}. Nothing of run ${manifest.runId} was loaded`, {
-        code: 'INGESTOR_FILE_CORRUPT',
-        where: { file },
-        cause,
-      })
+      return new DataError(
+        `${file} cannot be decompressed: ${(error as Error).message}. Nothing of run ${manifest.runId} was loaded`,
+        {
+          code: 'INGESTOR_FILE_CORRUPT',
+          where: { file },
+          cause,
+        },
+      )
     } finally {
       stream.destroy()
     }

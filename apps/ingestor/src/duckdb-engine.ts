@@ -143,15 +143,22 @@ class DuckDbEngine implements Engine {
     await this.#makeBooks(signal)
     const find = (session: DuckDbSession): Promise<{ rows: { rows: bigint | null }[] }> =>
       session.query<{ rows: bigint | null }>(`SELECT "rows" FROM ${RUNS} WHERE load_id = ?`, [queryId])
-    return this.#database.transaction(async (transaction) => {
-      const found = (await find(transaction)).rows[0]
-      if (found === undefined) {
-        // Whoever still means to make this load finds its id taken.
-        await transaction.execute(`INSERT INTO ${RUNS} VALUES (?, ?, ?, NULL, now())`, [queryId, manifest.runId, BigInt(attempt)])
-        return { applied: false }
-      }
-      return found.rows === null ? { applied: false } : { applied: true, commit: { rows: Number(found.rows) } }
-    }, { signal })
+    return this.#database.transaction(
+      async (transaction) => {
+        const found = (await find(transaction)).rows[0]
+        if (found === undefined) {
+          // Whoever still means to make this load finds its id taken.
+          await transaction.execute(`INSERT INTO ${RUNS} VALUES (?, ?, ?, NULL, now())`, [
+            queryId,
+            manifest.runId,
+            BigInt(attempt),
+          ])
+          return { applied: false }
+        }
+        return found.rows === null ? { applied: false } : { applied: true, commit: { rows: Number(found.rows) } }
+      },
+      { signal },
+    )
   }
 
   /** Rows are counted before they are committed: there is nothing to take back. */
@@ -201,24 +208,30 @@ class DuckDbEngine implements Engine {
   async #load(attempt: LoadAttempt, { queryId }: Submission, signal: AbortSignal): Promise<void> {
     const { manifest, method } = attempt
     await this.#makeBooks(signal)
-    await this.#database.transaction(async (transaction) => {
-      const statement = this.#statement(attempt, await this.#columns(signal, transaction))
-      const { rowsChanged } = await transaction.execute(statement)
-      const arrived = method === 'replace' ? await this.#count(transaction) : rowsChanged
-      const expected = manifest.totals.rows
-      if (arrived !== expected) {
-        throw new DataError(`run ${manifest.runId} holds ${expected} rows by its manifest, but ${arrived} arrived; ${this.target} is as it was before`, {
-          code: 'INGESTOR_ROWS_DIFFER',
-          context: { runId: manifest.runId, expected, arrived, undone: true },
-        })
-      }
-      await transaction.execute(`INSERT INTO ${RUNS} VALUES (?, ?, ?, ?, now())`, [
-        queryId,
-        manifest.runId,
-        BigInt(attempt.attempt),
-        BigInt(arrived),
-      ])
-    }, { signal })
+    await this.#database.transaction(
+      async (transaction) => {
+        const statement = this.#statement(attempt, await this.#columns(signal, transaction))
+        const { rowsChanged } = await transaction.execute(statement)
+        const arrived = method === 'replace' ? await this.#count(transaction) : rowsChanged
+        const expected = manifest.totals.rows
+        if (arrived !== expected) {
+          throw new DataError(
+            `run ${manifest.runId} holds ${expected} rows by its manifest, but ${arrived} arrived; ${this.target} is as it was before`,
+            {
+              code: 'INGESTOR_ROWS_DIFFER',
+              context: { runId: manifest.runId, expected, arrived, undone: true },
+            },
+          )
+        }
+        await transaction.execute(`INSERT INTO ${RUNS} VALUES (?, ?, ?, ?, now())`, [
+          queryId,
+          manifest.runId,
+          BigInt(attempt.attempt),
+          BigInt(arrived),
+        ])
+      },
+      { signal },
+    )
   }
 
   async #count(session: DuckDbSession): Promise<number> {
@@ -228,7 +241,8 @@ class DuckDbEngine implements Engine {
 
   #statement({ manifest, method }: LoadAttempt, existing: readonly ExistingColumn[] | undefined): string {
     const { ident } = this.#duckdb
-    const columns = method === 'replace' || existing === undefined ? manifest.columns : fitColumns(manifest, existing, this.target)
+    const columns =
+      method === 'replace' || existing === undefined ? manifest.columns : fitColumns(manifest, existing, this.target)
     const rows = this.#rows(manifest, columns)
     const names = columns.map(({ name }) => ident(name))
     if (method === 'replace') return `CREATE OR REPLACE TABLE ${this.#table} AS ${rows}`
@@ -282,7 +296,9 @@ class DuckDbEngine implements Engine {
   async #warehouseId(signal: AbortSignal): Promise<string> {
     if (this.#readOnly) {
       if (!(await this.#isThere())) return NEW_FILE
-      const known = await this.#database.query(`SELECT 1 AS found FROM duckdb_tables() WHERE table_name = ?`, [WAREHOUSE], { signal })
+      const known = await this.#database.query(`SELECT 1 AS found FROM duckdb_tables() WHERE table_name = ?`, [WAREHOUSE], {
+        signal,
+      })
       if (known.rows.length === 0) return NEW_FILE
     } else {
       await mkdir(dirname(this.#path), { recursive: true })
@@ -293,13 +309,18 @@ class DuckDbEngine implements Engine {
   }
 
   async #makeBooks(signal: AbortSignal): Promise<void> {
-    await this.#database.transaction(async (transaction) => {
-      await transaction.execute(`CREATE TABLE IF NOT EXISTS ${WAREHOUSE} (id VARCHAR)`)
-      await transaction.execute(
-        `CREATE TABLE IF NOT EXISTS ${RUNS} (load_id VARCHAR PRIMARY KEY, run_id VARCHAR, attempt BIGINT, "rows" BIGINT, written_at TIMESTAMPTZ)`,
-      )
-      await transaction.execute(`INSERT INTO ${WAREHOUSE} SELECT ? WHERE NOT EXISTS (FROM ${WAREHOUSE})`, [randomUUID().slice(0, 8)])
-    }, { signal })
+    await this.#database.transaction(
+      async (transaction) => {
+        await transaction.execute(`CREATE TABLE IF NOT EXISTS ${WAREHOUSE} (id VARCHAR)`)
+        await transaction.execute(
+          `CREATE TABLE IF NOT EXISTS ${RUNS} (load_id VARCHAR PRIMARY KEY, run_id VARCHAR, attempt BIGINT, "rows" BIGINT, written_at TIMESTAMPTZ)`,
+        )
+        await transaction.execute(`INSERT INTO ${WAREHOUSE} SELECT ? WHERE NOT EXISTS (FROM ${WAREHOUSE})`, [
+          randomUUID().slice(0, 8),
+        ])
+      },
+      { signal },
+    )
   }
 }
 
@@ -310,10 +331,13 @@ function fitColumns(manifest: Manifest, existing: readonly ExistingColumn[], tar
     const found = byName.get(column.name.toLowerCase())
     const needed = column.targets.duckdb.type
     if (found === undefined) {
-      throw new ConflictError(`${target} has no column "${column.name}", which the run has: ALTER TABLE … ADD COLUMN "${column.name}" ${needed}`, {
-        code: 'INGESTOR_COLUMN_MISSING',
-        context: { column: column.name, type: needed },
-      })
+      throw new ConflictError(
+        `${target} has no column "${column.name}", which the run has: ALTER TABLE … ADD COLUMN "${column.name}" ${needed}`,
+        {
+          code: 'INGESTOR_COLUMN_MISSING',
+          context: { column: column.name, type: needed },
+        },
+      )
     }
     byName.delete(column.name.toLowerCase())
     if (found.type !== 'VARCHAR' && normalType(found.type) !== normalType(needed)) {
@@ -335,17 +359,21 @@ function fitColumns(manifest: Manifest, existing: readonly ExistingColumn[], tar
   return fitted
 }
 
-const normalType = (type: string): string => type.toUpperCase().replace(/\s+/g, ' ').replace('TIMESTAMPTZ', 'TIMESTAMP WITH TIME ZONE')
+const normalType = (type: string): string =>
+  type.toUpperCase().replace(/\s+/g, ' ').replace('TIMESTAMPTZ', 'TIMESTAMP WITH TIME ZONE')
 
 /** DuckDB compares names without case, as Trino does. */
 function assertDistinctNames(manifest: Manifest): void {
   const names = manifest.columns.map(({ name }) => name.toLowerCase())
   const twice = names.find((name, index) => names.indexOf(name) !== index)
   if (twice === undefined) return
-  throw new ConflictError(`two columns are called "${twice}" but for their capitals, which DuckDB does not tell apart: rename one in the extractor`, {
-    code: 'INGESTOR_COLUMN_NAMES',
-    context: { column: twice },
-  })
+  throw new ConflictError(
+    `two columns are called "${twice}" but for their capitals, which DuckDB does not tell apart: rename one in the extractor`,
+    {
+      code: 'INGESTOR_COLUMN_NAMES',
+      context: { column: twice },
+    },
+  )
 }
 
 /** `EFBIG`: the limit of this process (`ulimit -f`), which is the same for whoever waits for room. */
@@ -353,9 +381,12 @@ const FULL = new Set(['ENOSPC', 'EDQUOT', 'EFBIG'])
 
 function diskFull(error: unknown, folder: string, bytes: number): unknown {
   if (!FULL.has(String((error as { code?: unknown }).code))) return error
-  return new CapacityError(`${folder} has no room for a file of ${bytes} bytes: free room there, or give duckdb.path on another disk. Nothing was loaded`, {
-    code: 'INGESTOR_DISK_FULL',
-    context: { folder, bytes },
-    cause: error,
-  })
+  return new CapacityError(
+    `${folder} has no room for a file of ${bytes} bytes: free room there, or give duckdb.path on another disk. Nothing was loaded`,
+    {
+      code: 'INGESTOR_DISK_FULL',
+      context: { folder, bytes },
+      cause: error,
+    },
+  )
 }

@@ -31,7 +31,10 @@ export interface LoadProgress {
 export interface PendingStatement {
   readonly submission: Submission
   /** Runs it to its end. An abort stops it on the server, as far as it can still be stopped. */
-  follow(options: { readonly signal: AbortSignal; readonly onProgress?: ((progress: LoadProgress) => void) | undefined }): Promise<void>
+  follow(options: {
+    readonly signal: AbortSignal
+    readonly onProgress?: ((progress: LoadProgress) => void) | undefined
+  }): Promise<void>
   /** Makes the engine forget it. Never throws. */
   cancel(): Promise<void>
 }

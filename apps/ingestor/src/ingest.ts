@@ -87,7 +87,12 @@ function chosen(queue: Queue, runId: string | undefined): readonly PendingRun[] 
 }
 
 /** Rows that were loaded are gone with their table: loading only what is new would leave a table with holes. */
-async function assertTargetKept({ engine }: Session, queue: Queue, runs: readonly PendingRun[], signal: AbortSignal): Promise<void> {
+async function assertTargetKept(
+  { engine }: Session,
+  queue: Queue,
+  runs: readonly PendingRun[],
+  signal: AbortSignal,
+): Promise<void> {
   const { done } = queue
   // Asked always: a server that is not there is told now, and not after the time that one is waited for in the middle.
   const exists = await engine.exists({ signal })

@@ -164,5 +164,9 @@ export function problemOf(error: unknown): Problem {
 }
 
 function invalid(key: string, why: string, cause: unknown): DataError {
-  return new DataError(`the ledger entry ${key} cannot be read: ${why}`, { code: 'INGESTOR_LEDGER_INVALID', where: { file: key }, cause })
+  return new DataError(`the ledger entry ${key} cannot be read: ${why}`, {
+    code: 'INGESTOR_LEDGER_INVALID',
+    where: { file: key },
+    cause,
+  })
 }

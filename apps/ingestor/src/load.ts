@@ -139,7 +139,10 @@ class RunLoad {
       if (failure === undefined) continue
       this.#signal.throwIfAborted()
       if (!this.#mayTryAgain(failure)) throw await engine.diagnose(this.#now, failure, { signal: this.#signal })
-      logger.warn({ runId: this.#entry.runId, error: failure }, 'the attempt failed for a reason that may pass; making another one')
+      logger.warn(
+        { runId: this.#entry.runId, error: failure },
+        'the attempt failed for a reason that may pass; making another one',
+      )
       await sleep(pause, this.#signal)
     }
   }

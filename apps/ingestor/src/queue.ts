@@ -77,7 +77,11 @@ export async function readQueue(
     if (method === 'replace') supersededBy ??= runId
   }
   const pending = found.toReversed()
-  assertChain(pending, runs.map((run) => run.runId), options.logger)
+  assertChain(
+    pending,
+    runs.map((run) => run.runId),
+    options.logger,
+  )
   return { pending, done }
 }
 

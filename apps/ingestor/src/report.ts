@@ -6,7 +6,8 @@ import type { LoadResult } from './load.ts'
 export function loadReport(results: readonly LoadResult[], target: string): string {
   if (results.length === 0) return `nothing new for ${target}`
   const rows = results.map((result) => {
-    const perSecond = result.state === 'committed' && result.loaded ? formatCount(result.rows / Math.max(0.001, result.seconds)) : ''
+    const perSecond =
+      result.state === 'committed' && result.loaded ? formatCount(result.rows / Math.max(0.001, result.seconds)) : ''
     const what = result.state === 'superseded' ? 'not needed' : result.loaded ? result.method : 'was loaded before'
     return [result.runId, what, formatCount(result.rows), result.seconds.toFixed(1), perSecond, result.snapshotId ?? '']
   })

@@ -20,7 +20,11 @@ export interface Session extends AsyncDisposable {
  * Opens store and engine. Nothing is connected before the first call; DuckDB is loaded only when it is the engine.
  * `readOnly` keeps a DuckDB file as it is.
  */
-export async function openSession(config: IngestorConfig, logger: Logger, options: { readonly readOnly?: boolean } = {}): Promise<Session> {
+export async function openSession(
+  config: IngestorConfig,
+  logger: Logger,
+  options: { readonly readOnly?: boolean } = {},
+): Promise<Session> {
   const store = openStore(config, logger)
   try {
     const engine = await openEngine(config, store, logger, options.readOnly ?? false)

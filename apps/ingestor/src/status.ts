@@ -48,7 +48,9 @@ export function statusNote(entry: LedgerEntry | undefined): string {
     case 'claimed':
     case 'submitted': {
       const query = entry.state === 'submitted' ? `query ${entry.submission.queryId}; ` : ''
-      const holder = leaseEnded(entry) ? 'nobody is at it; the next run takes it over' : `${entry.owner} until ${entry.leaseUntil}`
+      const holder = leaseEnded(entry)
+        ? 'nobody is at it; the next run takes it over'
+        : `${entry.owner} until ${entry.leaseUntil}`
       return `${query}${holder}${entry.problem === undefined ? '' : `; ${entry.problem.code}: ${entry.problem.message}`}`
     }
     case 'committed':

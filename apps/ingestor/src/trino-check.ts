@@ -1,5 +1,12 @@
 import { type CheckAttempt, type CheckResult, HandlerError, NotFoundError, RemoteError, runCheck } from '@common-handlers/core'
-import { ident, tableColumns, type TableName, tableIdent, type TrinoHandler, trinoErrorFacts } from '@common-handlers/trino-handler'
+import {
+  ident,
+  tableColumns,
+  type TableName,
+  tableIdent,
+  type TrinoHandler,
+  trinoErrorFacts,
+} from '@common-handlers/trino-handler'
 import type { EngineCheck } from './engine.ts'
 
 /** The catalog that lays tables over files, in the words of its configuration file. */
@@ -31,7 +38,11 @@ export async function checkTrino(subject: TrinoCheckSubject, signal: AbortSignal
   const { trino, table, staging, location } = subject
   const server = await trino.check({ catalogs: [], signal })
   if (!server.ok) return { results: [server], advice: ['Look at trino.url, trino.user and the way to log in.'] }
-  const target = await runCheck(`target ${table.catalog}.${table.schema}.${table.table}`, targetSteps(trino, table, signal), signal)
+  const target = await runCheck(
+    `target ${table.catalog}.${table.schema}.${table.table}`,
+    targetSteps(trino, table, signal),
+    signal,
+  )
   const staged = await trino.check({ catalogs: [staging.catalog], staging: { ...staging, location }, signal })
   const stage: CheckResult = {
     ...staged,
@@ -57,10 +68,13 @@ function targetSteps(trino: TrinoHandler, table: TableName, signal: AbortSignal)
         throw new NotFoundError(`catalog ${catalog} is not there, or may not be seen`, { code: 'INGESTOR_CATALOG_NOT_FOUND' })
       }
       if (connector !== 'iceberg') {
-        throw new RemoteError(`catalog ${catalog} is of the connector ${connector}: exactly-once needs the snapshots of Iceberg`, {
-          code: 'INGESTOR_CATALOG_NOT_ICEBERG',
-          serverCode: connector,
-        })
+        throw new RemoteError(
+          `catalog ${catalog} is of the connector ${connector}: exactly-once needs the snapshots of Iceberg`,
+          {
+            code: 'INGESTOR_CATALOG_NOT_ICEBERG',
+            serverCode: connector,
+          },
+        )
       }
       return 'connector iceberg'
     },
@@ -77,7 +91,8 @@ function targetSteps(trino: TrinoHandler, table: TableName, signal: AbortSignal)
       if (schemas.rows.length === 0) return 'the schema is not there yet; the first run makes it'
       const name = tableIdent(table)
       // Validating a statement asks for its rights, and runs nothing.
-      const statement = columns === undefined ? `CREATE TABLE ${name} AS SELECT 1 AS checked` : `INSERT INTO ${name} SELECT * FROM ${name}`
+      const statement =
+        columns === undefined ? `CREATE TABLE ${name} AS SELECT 1 AS checked` : `INSERT INTO ${name} SELECT * FROM ${name}`
       await trino.query(`EXPLAIN (TYPE VALIDATE) ${statement}`, [], { signal })
       return columns === undefined ? 'the table is not there yet; the first run makes it' : `${columns.length} columns`
     },

@@ -91,9 +91,15 @@ export class TrinoEngine implements Engine {
     const { manifest, method } = attempt
     const location = this.#location(manifest)
     const ddl = [
-      ...((await this.#schemaExists(this.#table, signal)) ? [] : [`CREATE SCHEMA ${ident(this.#table.catalog, this.#table.schema)}`]),
+      ...((await this.#schemaExists(this.#table, signal))
+        ? []
+        : [`CREATE SCHEMA ${ident(this.#table.catalog, this.#table.schema)}`]),
       ...(existing === undefined && method !== 'replace'
-        ? [`CREATE TABLE ${tableIdent(this.#table)} (${newColumns(manifest).map(({ name, type }) => `${ident(name)} ${type}`).join(', ')})`]
+        ? [
+            `CREATE TABLE ${tableIdent(this.#table)} (${newColumns(manifest)
+              .map(({ name, type }) => `${ident(name)} ${type}`)
+              .join(', ')})`,
+          ]
         : []),
     ]
     const staging = `CREATE TABLE ${tableIdent(this.#stageTable(attempt))} (${rawColumns(manifest).join(', ')}: varchar) over ${location}`
@@ -211,10 +217,7 @@ export class TrinoEngine implements Engine {
   }
 
   async check({ signal }: CallSignal): Promise<EngineCheck> {
-    return checkTrino(
-      { trino: this.#trino, table: this.#table, staging: this.#staging, location: `${this.#store.url}/` },
-      signal,
-    )
+    return checkTrino({ trino: this.#trino, table: this.#table, staging: this.#staging, location: `${this.#store.url}/` }, signal)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -227,7 +230,9 @@ export class TrinoEngine implements Engine {
   }
 
   #location(manifest: Manifest): string {
-    const folder = needsTranscoding(manifest) ? stagePrefix(manifest, this.#ledgerName) : runPrefix(manifest.dataset, manifest.runId)
+    const folder = needsTranscoding(manifest)
+      ? stagePrefix(manifest, this.#ledgerName)
+      : runPrefix(manifest.dataset, manifest.runId)
     return `${this.#store.url}/${folder}`
   }
 

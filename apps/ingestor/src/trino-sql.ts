@@ -65,7 +65,12 @@ export function assertDistinctNames(manifest: Manifest): void {
   }
 }
 
-const normalType = (type: string): string => type.toLowerCase().replace(/\s*([(,)])\s*/g, '$1').replace(/\s+/g, ' ').replace(/\)(?=\w)/, ') ')
+const normalType = (type: string): string =>
+  type
+    .toLowerCase()
+    .replace(/\s*([(,)])\s*/g, '$1')
+    .replace(/\s+/g, ' ')
+    .replace(/\)(?=\w)/, ') ')
 
 /** Whether a column of type `wide` takes every value of type `narrow` as it is. */
 function holds(wide: string, narrow: string): boolean {

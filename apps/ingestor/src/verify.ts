@@ -39,13 +39,24 @@ export async function verifyFiles(
   return { read }
 }
 
-async function compareChecksum(store: ObjectStore, key: string, file: ManifestFile, where: string, signal: AbortSignal): Promise<void> {
+async function compareChecksum(
+  store: ObjectStore,
+  key: string,
+  file: ManifestFile,
+  where: string,
+  signal: AbortSignal,
+): Promise<void> {
   const hash = createHash('sha256')
   for await (const chunk of await store.get(key, { signal })) hash.update(chunk as Uint8Array)
   const found = hash.digest('hex')
-  if (found !== file.sha256) throw fault('CHECKSUM', where, `differs from its checksum: sha-256 ${found}, the manifest says ${file.sha256}`)
+  if (found !== file.sha256)
+    throw fault('CHECKSUM', where, `differs from its checksum: sha-256 ${found}, the manifest says ${file.sha256}`)
 }
 
 function fault(reason: 'MISSING' | 'SIZE' | 'CHECKSUM' | 'UNKNOWN', file: string, what: string): DataError {
-  return new DataError(`${file} ${what}. Nothing was loaded`, { code: `INGESTOR_FILE_${reason}`, where: { file }, context: { file } })
+  return new DataError(`${file} ${what}. Nothing was loaded`, {
+    code: `INGESTOR_FILE_${reason}`,
+    where: { file },
+    context: { file },
+  })
 }

@@ -17,7 +17,13 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'ingestor-'))
   const url = pathToFileURL(join(folder, 'landing')).href
   store = new LocalFolderStore({ folder: url })
-  config = { dataset: 'audit_log', store: url, engine: 'duckdb', target: { schema: 'audit', table: 'audit_log' }, duckdb: { path: join(folder, 'w.duckdb') } }
+  config = {
+    dataset: 'audit_log',
+    store: url,
+    engine: 'duckdb',
+    target: { schema: 'audit', table: 'audit_log' },
+    duckdb: { path: join(folder, 'w.duckdb') },
+  }
 })
 
 afterEach(async () => {
@@ -36,13 +42,20 @@ describe('the commands', () => {
       engine: 'duckdb',
       runs: [
         { runId: one.runId, supersededBy: two.runId },
-        { runId: two.runId, method: 'replace', rows: 5, plan: { statement: expect.stringContaining('CREATE OR REPLACE TABLE "audit"."audit_log"') } },
+        {
+          runId: two.runId,
+          method: 'replace',
+          rows: 5,
+          plan: { statement: expect.stringContaining('CREATE OR REPLACE TABLE "audit"."audit_log"') },
+        },
       ],
     })
     expect(json((await call(['status'], config)).stdout)).toMatchObject({ runs: [{ state: 'pending' }, { state: 'pending' }] })
     const run = await call(['run'], config)
     expect([run.code, json(run.stdout)]).toMatchObject([0, { runs: [{ state: 'superseded' }, { state: 'committed', rows: 5 }] }])
-    expect(json((await call(['status', '--limit', '1'], config)).stdout)).toMatchObject({ runs: [{ runId: two.runId, state: 'committed' }] })
+    expect(json((await call(['status', '--limit', '1'], config)).stdout)).toMatchObject({
+      runs: [{ runId: two.runId, state: 'committed' }],
+    })
     expect(json((await call(['plan'], config)).stdout)).toMatchObject({ done: two.runId, runs: [] })
   })
 
@@ -73,7 +86,11 @@ describe('the commands', () => {
 
   it.each<[string, Partial<IngestorConfigInput>, string]>([
     ['engine trino without trino', { engine: 'trino', store: 's3://lake/landing' }, 'needs trino.url'],
-    ['engine trino with a folder', { engine: 'trino', trino: { url: 'http://127.0.0.1:1', user: 'u' } }, 'Trino cannot read a folder of this machine'],
+    [
+      'engine trino with a folder',
+      { engine: 'trino', trino: { url: 'http://127.0.0.1:1', user: 'u' } },
+      'Trino cannot read a folder of this machine',
+    ],
     ['engine duckdb without a path', { duckdb: undefined }, 'needs duckdb.path'],
     ['a store that is none', { store: 'ftp://lake' }, 'expected s3://bucket/prefix'],
   ])('refuse %s', async (_, change, message) => {

@@ -52,12 +52,15 @@ describeWith(['s3'], 'runs from S3 into DuckDB', ({ s3 }) => {
   it('a full one and an incremental one; the copies are removed', async () => {
     await onLaptop(s3, async ({ folder, input, store, rows }) => {
       const full = await writeRun(store, { mode: 'full', files: [auditRows(1, 100)] })
-      await writeRun(store, { files: [Array.from({ length: 40 }, (_, index) => auditRow(81 + index, 'changed'))], previousRunId: full.runId })
+      await writeRun(store, {
+        files: [Array.from({ length: 40 }, (_, index) => auditRow(81 + index, 'changed'))],
+        previousRunId: full.runId,
+      })
       expect((await call(['run'], input)).code).toBe(0)
       expect(await rows(`SELECT count(*), count(*) FILTER (actor = 'changed') FROM audit.audit_log`)).toEqual([[120n, 40n]])
       expect((await call(['run'], input)).code).toBe(0)
       expect(await rows('SELECT count(*) FROM audit.audit_log')).toEqual([[120n]])
-      expect((await readdir(join(folder, 'warehouse.duckdb.ingest')))).toEqual([])
+      expect(await readdir(join(folder, 'warehouse.duckdb.ingest'))).toEqual([])
     })
   })
 
@@ -75,18 +78,21 @@ describeWith(['s3'], 'runs from S3 into DuckDB', ({ s3 }) => {
     })
   })
 
-  it.each(['claimed', 'submitted', 'committed'])('killed before it writes down "%s": the next run leaves each row once', async (state) => {
-    await onLaptop(s3, async ({ input, store, rows }) => {
-      await writeRun(store, { files: [auditRows(1, 100)] })
-      await using gate = await startHttpGate(s3.endpoint, (request) => isLedger(request, state))
-      const { child, ended } = await start(['run'], { ...input, s3: { ...input.s3, endpoint: gate.endpoint } })
-      await gate.held
-      child.kill('SIGKILL')
-      expect((await ended).code).toBe('SIGKILL')
-      expect((await call(['run', '--wait'], input)).code).toBe(0)
-      expect(await rows('SELECT count(*), count(DISTINCT id) FROM audit.audit_log')).toEqual([[100n, 100n]])
-      expect((await call(['run'], input)).code).toBe(0)
-      expect(await rows('SELECT count(*) FROM audit.audit_log')).toEqual([[100n]])
-    })
-  })
+  it.each(['claimed', 'submitted', 'committed'])(
+    'killed before it writes down "%s": the next run leaves each row once',
+    async (state) => {
+      await onLaptop(s3, async ({ input, store, rows }) => {
+        await writeRun(store, { files: [auditRows(1, 100)] })
+        await using gate = await startHttpGate(s3.endpoint, (request) => isLedger(request, state))
+        const { child, ended } = await start(['run'], { ...input, s3: { ...input.s3, endpoint: gate.endpoint } })
+        await gate.held
+        child.kill('SIGKILL')
+        expect((await ended).code).toBe('SIGKILL')
+        expect((await call(['run', '--wait'], input)).code).toBe(0)
+        expect(await rows('SELECT count(*), count(DISTINCT id) FROM audit.audit_log')).toEqual([[100n, 100n]])
+        expect((await call(['run'], input)).code).toBe(0)
+        expect(await rows('SELECT count(*) FROM audit.audit_log')).toEqual([[100n]])
+      })
+    },
+  )
 })

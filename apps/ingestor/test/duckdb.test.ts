@@ -55,10 +55,18 @@ const header = auditColumns.map((column) => column.name).join(',')
 it('loads a full run and an incremental one, and nothing again', async () => {
   await using here = await laptop()
   const full = await writeRun(here.store, { mode: 'full', files: [auditRows(1, 50), auditRows(51, 50)] })
-  await writeRun(here.store, { files: [Array.from({ length: 40 }, (_, index) => auditRow(81 + index, 'changed'))], previousRunId: full.runId })
-  expect(await here.ingest()).toMatchObject([{ method: 'replace', rows: 100 }, { method: 'merge', rows: 40 }])
+  await writeRun(here.store, {
+    files: [Array.from({ length: 40 }, (_, index) => auditRow(81 + index, 'changed'))],
+    previousRunId: full.runId,
+  })
+  expect(await here.ingest()).toMatchObject([
+    { method: 'replace', rows: 100 },
+    { method: 'merge', rows: 40 },
+  ])
   expect(await here.ingest()).toEqual([])
-  expect(await here.rows(`SELECT count(*), count(DISTINCT id), count(*) FILTER (actor = 'changed') FROM audit.audit_log`)).toEqual([[120n, 120n, 40n]])
+  expect(
+    await here.rows(`SELECT count(*), count(DISTINCT id), count(*) FILTER (actor = 'changed') FROM audit.audit_log`),
+  ).toEqual([[120n, 120n, 40n]])
 })
 
 it('appends runs without a key', async () => {
@@ -82,7 +90,10 @@ it('reads the rfc4180 dialect as it is', async () => {
   const text = `${header}\n1,2026-11-21 10:00:00+00,"two\nlines","{""a"": 1}"\n2,\\N,"\\N",\\N\n`
   await writeRun(here.store, { dialect: 'rfc4180', raw: [{ text, rows: 2 }] })
   await here.ingest()
-  expect(await here.rows('SELECT actor, payload FROM audit.audit_log ORDER BY id')).toEqual([['two\nlines', '{"a": 1}'], ['\\N', null]])
+  expect(await here.rows('SELECT actor, payload FROM audit.audit_log ORDER BY id')).toEqual([
+    ['two\nlines', '{"a": 1}'],
+    ['\\N', null],
+  ])
 })
 
 it.each([
@@ -121,7 +132,9 @@ it('plan and check make no file', async () => {
   const manifest = await writeRun(here.store)
   await using session = await openSession(here.config, silentLogger, { readOnly: true })
   const call = { signal: new AbortController().signal }
-  expect(await session.engine.plan({ manifest, method: 'merge', attempt: 1 }, call)).toMatchObject({ statement: expect.stringContaining('MERGE INTO "audit"."audit_log"') })
+  expect(await session.engine.plan({ manifest, method: 'merge', attempt: 1 }, call)).toMatchObject({
+    statement: expect.stringContaining('MERGE INTO "audit"."audit_log"'),
+  })
   expect(await session.engine.ledgerName(call)).toBe('duckdb-new.audit.audit_log')
   expect((await session.engine.check(call)).results).toMatchObject([{ ok: true }])
   expect(await readdir(here.folder)).toEqual(['landing'])

@@ -123,7 +123,8 @@ export class FakeEngine implements Engine {
   }
   async unstage(attempt: LoadAttempt): Promise<void> {
     await this.#step('unstage', attempt)
-    for (let number = attempt.attempt; number > 0; number--) this.warehouse.stages.delete(stageOf({ ...attempt, attempt: number }))
+    for (let number = attempt.attempt; number > 0; number--)
+      this.warehouse.stages.delete(stageOf({ ...attempt, attempt: number }))
   }
   diagnose(_: LoadAttempt, error: unknown): Promise<unknown> {
     return Promise.resolve(error)

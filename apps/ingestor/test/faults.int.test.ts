@@ -18,7 +18,7 @@ const withTrino = (world: TrinoWorld, change: Partial<NonNullable<IngestorConfig
 
 const errorOf = (log: string): { code?: string; message?: string } => {
   const failed = log.split('\n').findLast((line) => line.includes('"error"'))
-  return failed === undefined ? {} : ((JSON.parse(failed) as { error: { code: string; message: string } }).error)
+  return failed === undefined ? {} : (JSON.parse(failed) as { error: { code: string; message: string } }).error
 }
 
 describeWith(['trino'], 'a load that cannot be', ({ trino }) => {
@@ -31,7 +31,10 @@ describeWith(['trino'], 'a load that cannot be', ({ trino }) => {
     changed[20] = (changed[20] ?? 0) ^ 1
 
     await world.store.put(key, changed)
-    expect(await call(['run'], world.input)).toMatchObject({ code: 6, log: expect.stringContaining('part-00001.csv.gz differs from its checksum') })
+    expect(await call(['run'], world.input)).toMatchObject({
+      code: 6,
+      log: expect.stringContaining('part-00001.csv.gz differs from its checksum'),
+    })
     await world.store.put(key, bytes.subarray(1))
     expect(errorOf((await call(['run'], world.input)).log).code).toBe('INGESTOR_FILE_SIZE')
     await world.store.delete(key)
@@ -40,7 +43,9 @@ describeWith(['trino'], 'a load that cannot be', ({ trino }) => {
     await world.store.put(`${runPrefix('audit_log', run.runId)}part-00002.csv.gz`, bytes)
     expect(errorOf((await call(['run'], world.input)).log).code).toBe('INGESTOR_FILE_UNKNOWN')
     await world.store.delete(`${runPrefix('audit_log', run.runId)}part-00002.csv.gz`)
-    const status = JSON.parse((await call(['status'], world.input)).stdout) as { runs: { state: string; entry: { problem: { code: string } } }[] }
+    const status = JSON.parse((await call(['status'], world.input)).stdout) as {
+      runs: { state: string; entry: { problem: { code: string } } }[]
+    }
     expect(status.runs).toMatchObject([{ state: 'failed', entry: { problem: { code: 'INGESTOR_FILE_UNKNOWN' } } }])
 
     expect((await call(['run', '--verify'], world.input)).code).toBe(0)
@@ -48,12 +53,37 @@ describeWith(['trino'], 'a load that cannot be', ({ trino }) => {
   })
 
   it.each<[string, (world: TrinoWorld) => IngestorConfigInput, number, string]>([
-    ['an Iceberg catalog that is not there', (world) => ({ ...world.input, target: { ...world.input.target, catalog: 'nowhere' } }), 4, 'TRINO_CATALOG_NOT_FOUND'],
-    ['a staging catalog that is not there', (world) => withTrino(world, { stagingCatalog: 'nowhere' }), 4, 'INGESTOR_STAGING_NOT_FOUND'],
-    ['a staging catalog that lays no tables over files', (world) => withTrino(world, { stagingCatalog: 'lake' }), 1, 'TRINO_INVALID_TABLE_PROPERTY'],
-    ['nobody at the address of Trino', (world) => withTrino(world, { url: 'http://127.0.0.1:1', retry: { budgetMs: 1 } }), 5, 'TRINO_UNREACHABLE'],
+    [
+      'an Iceberg catalog that is not there',
+      (world) => ({ ...world.input, target: { ...world.input.target, catalog: 'nowhere' } }),
+      4,
+      'TRINO_CATALOG_NOT_FOUND',
+    ],
+    [
+      'a staging catalog that is not there',
+      (world) => withTrino(world, { stagingCatalog: 'nowhere' }),
+      4,
+      'INGESTOR_STAGING_NOT_FOUND',
+    ],
+    [
+      'a staging catalog that lays no tables over files',
+      (world) => withTrino(world, { stagingCatalog: 'lake' }),
+      1,
+      'TRINO_INVALID_TABLE_PROPERTY',
+    ],
+    [
+      'nobody at the address of Trino',
+      (world) => withTrino(world, { url: 'http://127.0.0.1:1', retry: { budgetMs: 1 } }),
+      5,
+      'TRINO_UNREACHABLE',
+    ],
     ['a bucket that is not there', (world) => ({ ...world.input, store: 's3://nowhere/landing' }), 4, 'S3_BUCKET_NOT_FOUND'],
-    ['a wrong secret', (world) => ({ ...world.input, s3: { ...world.input.s3, secretAccessKey: 'wrong-secret' } }), 3, 'S3_SIGNATURE_REJECTED'],
+    [
+      'a wrong secret',
+      (world) => ({ ...world.input, s3: { ...world.input.s3, secretAccessKey: 'wrong-secret' } }),
+      3,
+      'S3_SIGNATURE_REJECTED',
+    ],
   ])('names %s', async (_, config, exitCode, code) => {
     await using world = await trinoWorld(trino)
     await writeRun(world.store, { columns: withoutKey })
@@ -93,7 +123,10 @@ describeWith(['trino'], 'a load that cannot be', ({ trino }) => {
     await world.store.put(ledgerKey('audit_log', target, three.runId), JSON.stringify({ ...stale, runId: three.runId }))
     expect((await call(['run', '--assume-applied', three.runId], world.input)).code).toBe(0)
     expect(await world.count()).toBe(4)
-    expect((await readEntry(world.store, ledgerKey('audit_log', target, three.runId)))?.entry).toMatchObject({ state: 'committed', assumed: true })
+    expect((await readEntry(world.store, ledgerKey('audit_log', target, three.runId)))?.entry).toMatchObject({
+      state: 'committed',
+      assumed: true,
+    })
   })
 })
 
@@ -143,7 +176,10 @@ describeWith(['s3'], 'servers that go away in the middle', () => {
     await s3?.stop()
   })
 
-  async function loadAcross(get: number, meanwhile: (world: TrinoWorld) => Promise<void>): Promise<{ attempts: number; count: number }> {
+  async function loadAcross(
+    get: number,
+    meanwhile: (world: TrinoWorld) => Promise<void>,
+  ): Promise<{ attempts: number; count: number }> {
     await using world = await trinoWorld(trino)
     const one = await writeRun(world.store, { columns: withoutKey, files: [auditRows(1, 10)] })
     await world.ingest()

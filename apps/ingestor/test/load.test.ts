@@ -254,7 +254,13 @@ describe('two workers at once', () => {
 })
 
 describe('the claim', () => {
-  const subject = (run: Manifest) => ({ key: keyOf(run), dataset: run.dataset, runId: run.runId, target: TARGET, method: 'append' as const })
+  const subject = (run: Manifest) => ({
+    key: keyOf(run),
+    dataset: run.dataset,
+    runId: run.runId,
+    target: TARGET,
+    method: 'append' as const,
+  })
   const claimOptions = { owner: 'w', leaseMs: 90, logger: silentLogger, signal: new AbortController().signal }
 
   it('is renewed while it is held', async () => {
@@ -263,7 +269,9 @@ describe('the claim', () => {
     if (!(claim instanceof Claim)) throw new Error('not claimed')
     await using _ = claim
     await new Promise((resolve) => setTimeout(resolve, 250))
-    await expect(claimRun(here.store, subject(here.run), { ...claimOptions, owner: 'other' })).rejects.toMatchObject({ code: 'INGESTOR_RUN_CLAIMED' })
+    await expect(claimRun(here.store, subject(here.run), { ...claimOptions, owner: 'other' })).rejects.toMatchObject({
+      code: 'INGESTOR_RUN_CLAIMED',
+    })
     claim.assertHeld()
   })
 
@@ -274,7 +282,9 @@ describe('the claim', () => {
     await using _ = claim
     await endLease(here)
     await using other = (await claimRun(here.store, subject(here.run), { ...claimOptions, owner: 'other' })) as Claim
-    await expect(claim.submitted({ queryId: 'q', submittedAt: new Date().toISOString() })).rejects.toMatchObject({ code: 'INGESTOR_CLAIM_LOST' })
+    await expect(claim.submitted({ queryId: 'q', submittedAt: new Date().toISOString() })).rejects.toMatchObject({
+      code: 'INGESTOR_CLAIM_LOST',
+    })
     expect(claim.signal.aborted).toBe(true)
     expect(other.entry.attempt).toBe(2)
   })
@@ -307,7 +317,8 @@ describe('the claim', () => {
 })
 
 describe('a statement that fails', () => {
-  const lost = (): HandlerError => new ConnectionError('the server was restarted', { code: 'TRINO_QUERY_LOST', retry: 'if-idempotent' })
+  const lost = (): HandlerError =>
+    new ConnectionError('the server was restarted', { code: 'TRINO_QUERY_LOST', retry: 'if-idempotent' })
 
   it('for a reason that may pass: another attempt, after looking up the first', async () => {
     const here = await newWorld()
@@ -372,7 +383,10 @@ describe('rows that do not agree', () => {
     const here = await newWorld()
     const engine = new FakeEngine(here.warehouse)
     engine.arrives = 2
-    await expect(load(here, engine)).rejects.toMatchObject({ code: 'INGESTOR_ROWS_DIFFER', context: { expected: 3, arrived: 2, undone: true } })
+    await expect(load(here, engine)).rejects.toMatchObject({
+      code: 'INGESTOR_ROWS_DIFFER',
+      context: { expected: 3, arrived: 2, undone: true },
+    })
     expect(loaded(here)).toEqual([])
     expect(await entryOf(here)).toMatchObject({ state: 'claimed', problem: { code: 'INGESTOR_ROWS_DIFFER' } })
   })
@@ -420,7 +434,9 @@ describe('an interrupt', () => {
 describe('a run that a later one replaces', () => {
   it('is marked, and nobody can load it any more', async () => {
     const here = await newWorld()
-    expect(await supersedeRun(requestOf(here.run), 'later', contextOf(here, new FakeEngine(here.warehouse)))).toMatchObject({ state: 'superseded' })
+    expect(await supersedeRun(requestOf(here.run), 'later', contextOf(here, new FakeEngine(here.warehouse)))).toMatchObject({
+      state: 'superseded',
+    })
     expect(await load(here)).toMatchObject({ state: 'superseded', loaded: false })
     expect(loaded(here)).toEqual([])
   })
@@ -428,7 +444,9 @@ describe('a run that a later one replaces', () => {
   it('whose statement still runs is brought to its end first', async () => {
     const here = await newWorld()
     await killAt(here, 'follow', () => here.warehouse.begin('q0'))
-    expect(await supersedeRun(requestOf(here.run), 'later', contextOf(here, new FakeEngine(here.warehouse)))).toMatchObject({ state: 'committed' })
+    expect(await supersedeRun(requestOf(here.run), 'later', contextOf(here, new FakeEngine(here.warehouse)))).toMatchObject({
+      state: 'committed',
+    })
     expect(here.warehouse.statements.get('q0')?.state).toBe('applied')
   })
 
@@ -437,7 +455,9 @@ describe('a run that a later one replaces', () => {
     const engine = new FakeEngine(here.warehouse)
     engine.at = async (step) => {
       if (step !== 'submit') return
-      await expect(supersedeRun(requestOf(here.run), 'later', contextOf(here, new FakeEngine(here.warehouse)))).rejects.toMatchObject({
+      await expect(
+        supersedeRun(requestOf(here.run), 'later', contextOf(here, new FakeEngine(here.warehouse))),
+      ).rejects.toMatchObject({
         code: 'INGESTOR_RUN_CLAIMED',
       })
     }

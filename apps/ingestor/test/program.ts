@@ -17,7 +17,11 @@ export interface Running {
 }
 
 /** Runs a command in this process. */
-export async function call(argv: readonly string[], config: IngestorConfigInput, signal: AbortSignal = new AbortController().signal): Promise<Outcome> {
+export async function call(
+  argv: readonly string[],
+  config: IngestorConfigInput,
+  signal: AbortSignal = new AbortController().signal,
+): Promise<Outcome> {
   await using file = await configFile(config)
   let stdout = ''
   let log = ''

@@ -29,7 +29,8 @@ async function commit(store: MemoryStore, runId: string): Promise<void> {
   await store.put(ledgerKey('audit_log', TARGET, runId), JSON.stringify(entry))
 }
 
-const shown = ({ pending }: Queue): unknown[] => pending.map(({ manifest, method, supersededBy }) => [manifest.runId, method, supersededBy])
+const shown = ({ pending }: Queue): unknown[] =>
+  pending.map(({ manifest, method, supersededBy }) => [manifest.runId, method, supersededBy])
 
 describe('how a run is written', () => {
   it('by its mode and its key', async () => {
@@ -72,7 +73,12 @@ describe('what is pending', () => {
       [three.runId, 'replace', undefined],
       [four.runId, 'merge', undefined],
     ])
-    expect((await read(store, 'append')).pending.map((run) => run.supersededBy)).toEqual([undefined, undefined, undefined, undefined])
+    expect((await read(store, 'append')).pending.map((run) => run.supersededBy)).toEqual([
+      undefined,
+      undefined,
+      undefined,
+      undefined,
+    ])
   })
 
   it('has no hole: a run whose predecessor is gone', async () => {
@@ -103,7 +109,9 @@ describe('one run', () => {
     const queue = await read(store)
     expect(() => pickRun(queue, two.runId)).toThrow(expect.objectContaining({ code: 'INGESTOR_RUN_OUT_OF_ORDER' }))
     expect(pickRun(queue, one.runId)?.manifest.runId).toBe(one.runId)
-    expect(() => pickRun(queue, '20991121T101530123Z-9f86d081')).toThrow(expect.objectContaining({ code: 'INGESTOR_RUN_NOT_FOUND' }))
+    expect(() => pickRun(queue, '20991121T101530123Z-9f86d081')).toThrow(
+      expect.objectContaining({ code: 'INGESTOR_RUN_NOT_FOUND' }),
+    )
     await commit(store, one.runId)
     expect(pickRun(await read(store), one.runId)).toBeUndefined()
   })

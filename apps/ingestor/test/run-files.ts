@@ -1,6 +1,15 @@
 import { createHash } from 'node:crypto'
 import { gzipSync } from 'node:zlib'
-import { encodeRow, type Manifest, type ManifestColumn, mapColumn, newRunId, runPrefix, type SourceColumn, writeManifest } from '@common-handlers/dataset'
+import {
+  encodeRow,
+  type Manifest,
+  type ManifestColumn,
+  mapColumn,
+  newRunId,
+  runPrefix,
+  type SourceColumn,
+  writeManifest,
+} from '@common-handlers/dataset'
 import type { ObjectStore } from '@common-handlers/storage'
 
 let clock = Date.UTC(2026, 10, 21, 10, 0, 0)
@@ -11,7 +20,13 @@ export function nextRunId(): string {
   return newRunId(new Date(clock))
 }
 
-const source = (name: string, sourceType: string, baseTypeName: string, category: string, keyPosition?: number): SourceColumn => ({
+const source = (
+  name: string,
+  sourceType: string,
+  baseTypeName: string,
+  category: string,
+  keyPosition?: number,
+): SourceColumn => ({
   name,
   sourceType,
   baseTypeName,
@@ -33,10 +48,16 @@ export const withoutKey: ManifestColumn[] = auditColumns.map(({ keyPosition: _, 
 export type Row = readonly (string | null)[]
 
 export function auditRow(id: number, actor: string | null = `actor ${id}`): Row {
-  return [String(id), `2026-11-${String(1 + (id % 28)).padStart(2, '0')} 10:15:30.${String(id % 1_000_000).padStart(6, '0')}+00`, actor, `{"id": ${id}}`]
+  return [
+    String(id),
+    `2026-11-${String(1 + (id % 28)).padStart(2, '0')} 10:15:30.${String(id % 1_000_000).padStart(6, '0')}+00`,
+    actor,
+    `{"id": ${id}}`,
+  ]
 }
 
-export const auditRows = (from: number, count: number): Row[] => Array.from({ length: count }, (_, index) => auditRow(from + index))
+export const auditRows = (from: number, count: number): Row[] =>
+  Array.from({ length: count }, (_, index) => auditRow(from + index))
 
 export interface RunOptions {
   readonly dataset?: string
@@ -53,7 +74,13 @@ export interface RunOptions {
 
 /** Writes the files of a run and its manifest, as the extractor does. */
 export async function writeRun(store: ObjectStore, options: RunOptions = {}): Promise<Manifest> {
-  const { dataset = 'audit_log', mode = 'incremental', columns = auditColumns, files = [auditRows(1, 3)], dialect = 'one-row-a-line' } = options
+  const {
+    dataset = 'audit_log',
+    mode = 'incremental',
+    columns = auditColumns,
+    files = [auditRows(1, 3)],
+    dialect = 'one-row-a-line',
+  } = options
   const runId = options.manifest?.runId ?? nextRunId()
   const header = `${columns.map((column) => column.name).join(',')}\n`
   const texts = options.raw ?? files.map((rows) => ({ text: header + rows.map(encodeRow).join(''), rows: rows.length }))

@@ -22,10 +22,20 @@ const phases: readonly Phase[] = [
   { name: 'before it claims the run', server: 's3', hold: () => (request) => isLedger(request, 'claimed'), state: undefined },
   { name: 'with the run claimed', server: 'trino', hold: () => nthDescribe(2), state: 'claimed' },
   { name: 'with the table over the files made', server: 'trino', hold: () => isLoad, state: 'claimed' },
-  { name: 'with the statement registered', server: 's3', hold: () => (request) => isLedger(request, 'submitted'), state: 'claimed' },
+  {
+    name: 'with the statement registered',
+    server: 's3',
+    hold: () => (request) => isLedger(request, 'submitted'),
+    state: 'claimed',
+  },
   { name: 'with the statement written down', server: 'trino', hold: () => nthGet(1), state: 'submitted' },
   { name: 'with the statement running', server: 'trino', hold: () => nthGet(3), state: 'submitted' },
-  { name: 'with the commit not written down', server: 's3', hold: () => (request) => isLedger(request, 'committed'), state: 'submitted' },
+  {
+    name: 'with the commit not written down',
+    server: 's3',
+    hold: () => (request) => isLedger(request, 'committed'),
+    state: 'submitted',
+  },
 ]
 
 /** A full run that is loaded, and an incremental one of which the table has half the keys. */
@@ -36,7 +46,12 @@ async function prepare(world: TrinoWorld): Promise<string> {
   return (await writeRun(world.store, { files: [increment], previousRunId: full.runId })).runId
 }
 
-async function stopAt(world: TrinoWorld, trinoUrl: string, phase: Phase, signal: 'SIGTERM' | 'SIGKILL'): Promise<number | NodeJS.Signals> {
+async function stopAt(
+  world: TrinoWorld,
+  trinoUrl: string,
+  phase: Phase,
+  signal: 'SIGTERM' | 'SIGKILL',
+): Promise<number | NodeJS.Signals> {
   const { input } = world
   await using gate = await startHttpGate(phase.server === 'trino' ? trinoUrl : (input.s3?.endpoint ?? ''), phase.hold())
   const config =
@@ -54,7 +69,9 @@ async function expectComplete(world: TrinoWorld): Promise<void> {
   const outcome = await call(['run', '--wait'], { ...world.input, recovery: { waitSeconds: 20 } })
   expect(outcome.log.includes('failed') ? outcome.log : '').toBe('')
   expect(outcome.code).toBe(0)
-  expect(await world.rows(`SELECT count(*), count(DISTINCT id), count_if(actor = 'changed') FROM ${world.table}`)).toEqual([[130n, 130n, 60n]])
+  expect(await world.rows(`SELECT count(*), count(DISTINCT id), count_if(actor = 'changed') FROM ${world.table}`)).toEqual([
+    [130n, 130n, 60n],
+  ])
   expect(await world.stages()).toEqual([])
   expect((await call(['run'], world.input)).code).toBe(0)
   expect(await world.count()).toBe(130)

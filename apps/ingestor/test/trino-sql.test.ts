@@ -5,7 +5,14 @@ import { assertDistinctNames, fitColumns, rawColumns } from '../src/trino-sql.ts
 import { writeRun } from './run-files.ts'
 
 const column = (name: string, baseTypeName: string, sourceType: string, precision?: number, scale?: number): ManifestColumn =>
-  mapColumn({ name, sourceType, baseTypeName, category: 'X', nullable: true, ...(precision === undefined ? {} : { precision, scale: scale ?? 0 }) })
+  mapColumn({
+    name,
+    sourceType,
+    baseTypeName,
+    category: 'X',
+    nullable: true,
+    ...(precision === undefined ? {} : { precision, scale: scale ?? 0 }),
+  })
 
 const manifestOf = (...columns: ManifestColumn[]) => writeRun(new MemoryStore(), { columns, files: [] })
 
@@ -35,9 +42,14 @@ describe('an existing column', () => {
 
   it('that must not be null is in the way when the run has none', async () => {
     const manifest = await manifestOf(column('a', 'text', 'text'))
-    const table = [{ name: 'a', type: 'varchar' }, { name: 'b', type: 'bigint', nullable: false }]
+    const table = [
+      { name: 'a', type: 'varchar' },
+      { name: 'b', type: 'bigint', nullable: false },
+    ]
     expect(() => fitColumns(manifest, table, 't')).toThrow(expect.objectContaining({ code: 'INGESTOR_COLUMN_REQUIRED' }))
-    expect(() => fitColumns(manifest, [{ name: 'b', type: 'bigint' }], 't')).toThrow(expect.objectContaining({ code: 'INGESTOR_COLUMN_MISSING' }))
+    expect(() => fitColumns(manifest, [{ name: 'b', type: 'bigint' }], 't')).toThrow(
+      expect.objectContaining({ code: 'INGESTOR_COLUMN_MISSING' }),
+    )
   })
 })
 
@@ -47,5 +59,9 @@ it('names that differ in capitals alone are refused', async () => {
 })
 
 it('the table over the files has one column more, for what is too much', async () => {
-  expect(rawColumns(await manifestOf(column('_extra', 'text', 'text'), column('b', 'text', 'text')))).toEqual(['c0', 'c1', '_extra'])
+  expect(rawColumns(await manifestOf(column('_extra', 'text', 'text'), column('b', 'text', 'text')))).toEqual([
+    'c0',
+    'c1',
+    '_extra',
+  ])
 })

@@ -41,7 +41,12 @@ export async function trinoWorld(trino: TrinoAddress, options: WorldOptions = {}
     dataset: 'audit_log',
     store: `s3://${s3.bucket}/ingestor-${id}`,
     engine: 'trino',
-    trino: { url: options.trinoUrl ?? trino.url, user: trino.user, stagingCatalog: trino.stagingCatalog, stagingSchema: `ingest_${id}` },
+    trino: {
+      url: options.trinoUrl ?? trino.url,
+      user: trino.user,
+      stagingCatalog: trino.stagingCatalog,
+      stagingSchema: `ingest_${id}`,
+    },
     s3: {
       endpoint: options.s3Endpoint ?? s3.endpoint,
       region: s3.region,
@@ -57,7 +62,8 @@ export async function trinoWorld(trino: TrinoAddress, options: WorldOptions = {}
   const direct = new TrinoHandler({ url: trino.url, user: trino.user })
   const { catalog = '', schema, table } = config.target
   const name = ident(catalog, schema, table).text
-  const rows = async (sql: string): Promise<unknown[][]> => (await direct.query(sql, [], { rowMode: 'arrays' })).rows as unknown[][]
+  const rows = async (sql: string): Promise<unknown[][]> =>
+    (await direct.query(sql, [], { rowMode: 'arrays' })).rows as unknown[][]
   return {
     input,
     config,
@@ -69,7 +75,9 @@ export async function trinoWorld(trino: TrinoAddress, options: WorldOptions = {}
     ingest: (given = {}) => ingest(session, { signal: new AbortController().signal, pauseMs: 100, ...given }),
     count: async () => Number((await rows(`SELECT count(*) FROM ${name}`))[0]?.[0]),
     stages: async () => {
-      const found = await rows(`SELECT table_name FROM ${trino.stagingCatalog}.information_schema.tables WHERE table_schema = 'ingest_${id}'`)
+      const found = await rows(
+        `SELECT table_name FROM ${trino.stagingCatalog}.information_schema.tables WHERE table_schema = 'ingest_${id}'`,
+      )
       return found.map(([stage]) => String(stage))
     },
     [Symbol.asyncDispose]: async () => {

@@ -20,7 +20,9 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     await writeRun(world.store, { files: [increment], previousRunId: full.runId })
     const [second] = await world.ingest()
     expect(second).toMatchObject({ state: 'committed', method: 'merge', rows: 40 })
-    expect(await world.rows(`SELECT count(*), count(DISTINCT id), count_if(actor = 'changed') FROM ${world.table}`)).toEqual([[120n, 120n, 40n]])
+    expect(await world.rows(`SELECT count(*), count(DISTINCT id), count_if(actor = 'changed') FROM ${world.table}`)).toEqual([
+      [120n, 120n, 40n],
+    ])
 
     expect(await world.ingest()).toEqual([])
     expect(await world.count()).toBe(120)
@@ -37,7 +39,10 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     await using world = await trinoWorld(trino)
     const one = await writeRun(world.store, { columns: withoutKey, files: [auditRows(1, 3)] })
     await writeRun(world.store, { columns: withoutKey, files: [auditRows(4, 2)], previousRunId: one.runId })
-    expect(await world.ingest()).toMatchObject([{ method: 'append', rows: 3 }, { method: 'append', rows: 2 }])
+    expect(await world.ingest()).toMatchObject([
+      { method: 'append', rows: 3 },
+      { method: 'append', rows: 2 },
+    ])
     expect(await world.count()).toBe(5)
   })
 
@@ -60,7 +65,11 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     const one = await writeRun(world.store, { files: [auditRows(1, 3)] })
     const two = await writeRun(world.store, { mode: 'full', files: [auditRows(1, 5)], previousRunId: one.runId })
     await writeRun(world.store, { files: [auditRows(6, 1)], previousRunId: two.runId })
-    expect(await world.ingest()).toMatchObject([{ state: 'superseded' }, { method: 'replace', rows: 5 }, { method: 'merge', rows: 1 }])
+    expect(await world.ingest()).toMatchObject([
+      { state: 'superseded' },
+      { method: 'replace', rows: 5 },
+      { method: 'merge', rows: 1 },
+    ])
     expect(await world.count()).toBe(6)
   })
 
@@ -76,7 +85,9 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     ])
     const left: string[] = []
     for await (const { key } of world.store.list('audit_log/_ingest/')) left.push(key)
-    expect(left).toEqual([`audit_log/_ingest/${world.config.target.catalog}.${world.config.target.schema}.audit_log/${run.runId}.json`])
+    expect(left).toEqual([
+      `audit_log/_ingest/${world.config.target.catalog}.${world.config.target.schema}.audit_log/${run.runId}.json`,
+    ])
   })
 
   it('a replace is one step: the table is never empty, and a failed one leaves the old rows', async () => {
@@ -99,22 +110,22 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     ['too few fields', `${header}\n1,2026-11-21 10:00:00+00,a,{}\n2,2026-11-21 10:00:00+00,b\n`, 3],
     ['too many fields', `${header}\n1,2026-11-21 10:00:00+00,a,{},more\n`, 2],
     ['a value that is none', `${header}\n1,2026-11-21 10:00:00+00,a,{}\n2,2026-13-45 10:00:00+00,b,{}\n`, 3],
+    // Every value ends in +00, since COPY runs in UTC.
+    ['a time in another zone', `${header}\n1,2026-11-21 10:00:00+02,a,{}\n`, 2],
   ])('a row with %s: nothing is loaded, and file and line are named', async (_, text, line) => {
     await using world = await trinoWorld(trino)
-    const run = await writeRun(world.store, { raw: [{ text: `${header}\n`, rows: 0 }, { text, rows: text.split('\n').length - 2 }] })
+    const run = await writeRun(world.store, {
+      raw: [
+        { text: `${header}\n`, rows: 0 },
+        { text, rows: text.split('\n').length - 2 },
+      ],
+    })
     await expect(world.ingest()).rejects.toMatchObject({
       outcome: 'data',
       code: 'INGESTOR_ROW_BROKEN',
       where: { file: `${world.store.url}/${runPrefix('audit_log', run.runId)}part-00001.csv.gz`, line },
     })
     expect(await world.count()).toBe(0)
-  })
-
-  it('a time in another zone is the same instant', async () => {
-    await using world = await trinoWorld(trino)
-    await writeRun(world.store, { raw: [{ text: `${header}\n1,2026-11-21 10:00:00.000001+02,a,{}\n`, rows: 1 }] })
-    await world.ingest()
-    expect(await world.rows(`SELECT occurred_at FROM ${world.table}`)).toEqual([['2026-11-21 08:00:00.000001 UTC']])
   })
 
   it('a manifest that counts wrong: the rows are taken back', async () => {
@@ -124,7 +135,10 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     const rows = auditRows(4, 2)
     const text = `${header}\n${rows.map((row) => `${row[0]},${row[1]},${row[2]},`).join('\n')}\n`
     await writeRun(world.store, { columns: withoutKey, raw: [{ text, rows: 5 }], previousRunId: one.runId })
-    await expect(world.ingest()).rejects.toMatchObject({ code: 'INGESTOR_ROWS_DIFFER', context: { expected: 5, arrived: 2, undone: true } })
+    await expect(world.ingest()).rejects.toMatchObject({
+      code: 'INGESTOR_ROWS_DIFFER',
+      context: { expected: 5, arrived: 2, undone: true },
+    })
     expect(await world.count()).toBe(3)
   })
 
@@ -142,23 +156,45 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     const one = await writeRun(world.store, { columns: [id, at, actor], files: [auditRows(1, 2).map((row) => row.slice(0, 3))] })
     await world.ingest()
     const two = await writeRun(world.store, { files: [auditRows(3, 1)], previousRunId: one.runId })
-    await expect(world.ingest()).rejects.toMatchObject({ outcome: 'conflict', code: 'INGESTOR_COLUMN_MISSING', message: expect.stringContaining('ADD COLUMN "payload" varchar') })
+    await expect(world.ingest()).rejects.toMatchObject({
+      outcome: 'conflict',
+      code: 'INGESTOR_COLUMN_MISSING',
+      message: expect.stringContaining('ADD COLUMN "payload" varchar'),
+    })
     await world.trino.execute(`ALTER TABLE ${world.table} ADD COLUMN payload varchar`)
     expect(await world.ingest()).toMatchObject([{ state: 'committed' }])
-    const infinite = { ...at, exceptional: true, targets: { ...at.targets, iceberg: { type: 'varchar', textBecause: 'holds infinity' } } }
-    await writeRun(world.store, { columns: [id, infinite, actor, payload], files: [[['4', 'infinity', 'x', null]]], previousRunId: two.runId })
-    await expect(world.ingest()).rejects.toMatchObject({ code: 'INGESTOR_COLUMN_TYPE', message: expect.stringContaining('holds infinity') })
+    const infinite = {
+      ...at,
+      exceptional: true,
+      targets: { ...at.targets, iceberg: { type: 'varchar', textBecause: 'holds infinity' } },
+    }
+    await writeRun(world.store, {
+      columns: [id, infinite, actor, payload],
+      files: [[['4', 'infinity', 'x', null]]],
+      previousRunId: two.runId,
+    })
+    await expect(world.ingest()).rejects.toMatchObject({
+      code: 'INGESTOR_COLUMN_TYPE',
+      message: expect.stringContaining('holds infinity'),
+    })
   })
 
   it('a column that became text takes later values in the spelling of PostgreSQL', async () => {
     await using world = await trinoWorld(trino)
     const [id, at, ...rest] = auditColumns
     if (id === undefined || at === undefined) throw new Error('no columns')
-    const infinite = { ...at, exceptional: true, targets: { ...at.targets, iceberg: { type: 'varchar', textBecause: 'holds infinity' } } }
+    const infinite = {
+      ...at,
+      exceptional: true,
+      targets: { ...at.targets, iceberg: { type: 'varchar', textBecause: 'holds infinity' } },
+    }
     const one = await writeRun(world.store, { columns: [id, infinite, ...rest], files: [[['1', 'infinity', 'x', null]]] })
     await writeRun(world.store, { files: [[['2', '2026-11-21 10:15:30.000001+00', 'y', null]]], previousRunId: one.runId })
     await world.ingest()
-    expect(await world.rows(`SELECT occurred_at FROM ${world.table} ORDER BY id`)).toEqual([['infinity'], ['2026-11-21 10:15:30.000001+00']])
+    expect(await world.rows(`SELECT occurred_at FROM ${world.table} ORDER BY id`)).toEqual([
+      ['infinity'],
+      ['2026-11-21 10:15:30.000001+00'],
+    ])
   })
 
   it('a table that was dropped although runs were loaded into it', async () => {
@@ -201,7 +237,10 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     const begun = `SELECT 1 FROM system.runtime.queries WHERE query_id = '${statement.submission.queryId}' AND state IN ('RUNNING', 'FINISHING', 'FINISHED')`
     await until(async () => (await world.rows(begun)).length > 0)
     await using other = await openSession(world.config, silentLogger)
-    expect(await other.engine.settle(attempt, statement.submission, running)).toMatchObject({ applied: true, commit: { rows: 500 } })
+    expect(await other.engine.settle(attempt, statement.submission, running)).toMatchObject({
+      applied: true,
+      commit: { rows: 500 },
+    })
     await followed
     expect(await world.count()).toBe(500)
   })
@@ -224,7 +263,11 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     await writeRun(world.store)
     const checked = async (input = world.input): Promise<{ code: unknown; ok: boolean; failed: string[]; advice: string }> => {
       const { code, stdout } = await call(['check'], input)
-      const { ok, results, advice } = JSON.parse(stdout) as { ok: boolean; results: { steps: { name: string; ok: boolean }[] }[]; advice: string[] }
+      const { ok, results, advice } = JSON.parse(stdout) as {
+        ok: boolean
+        results: { steps: { name: string; ok: boolean }[] }[]
+        advice: string[]
+      }
       const failed = results.flatMap(({ steps }) => steps.filter((step) => !step.ok).map((step) => step.name))
       return { code, ok, failed, advice: advice.join('\n') }
     }
@@ -232,7 +275,11 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     await world.ingest()
     expect(await checked()).toMatchObject({ code: 0, ok: true })
     const missing = { ...world.input, trino: { url: trino.url, user: trino.user, stagingCatalog: 'nowhere' } }
-    expect(await checked(missing)).toMatchObject({ code: 1, failed: ['find catalog nowhere'], advice: expect.stringContaining('connector.name=hive') })
+    expect(await checked(missing)).toMatchObject({
+      code: 1,
+      failed: ['find catalog nowhere'],
+      advice: expect.stringContaining('connector.name=hive'),
+    })
     const wrong = { ...world.input, target: { ...world.input.target, catalog: 'tpch' } }
     expect(await checked(wrong)).toMatchObject({ code: 1, failed: ['find Iceberg catalog tpch'] })
     expect(await world.stages()).toEqual([])
@@ -243,7 +290,10 @@ describeWith(['trino'], 'runs into Iceberg through Trino', ({ trino }) => {
     await using world = await trinoWorld(trino, { catalog: trino.jdbcCatalog })
     const full = await writeRun(world.store, { mode: 'full', files: [auditRows(1, 5)] })
     await writeRun(world.store, { files: [auditRows(4, 4)], previousRunId: full.runId })
-    expect(await world.ingest()).toMatchObject([{ method: 'replace', rows: 5 }, { method: 'merge', rows: 4 }])
+    expect(await world.ingest()).toMatchObject([
+      { method: 'replace', rows: 5 },
+      { method: 'merge', rows: 4 },
+    ])
     expect(await world.count()).toBe(7)
     expect(await world.ingest()).toEqual([])
   })

@@ -20,17 +20,24 @@ const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`
 
 type Database = Awaited<ReturnType<typeof createDatabase>>
 
-async function withValues(postgres: PostgresAddress, work: (database: Database, expected: (string | null)[][]) => Promise<void>): Promise<void> {
+async function withValues(
+  postgres: PostgresAddress,
+  work: (database: Database, expected: (string | null)[][]) => Promise<void>,
+): Promise<void> {
   const database = await createDatabase(postgres, 'values')
   try {
     await runOnPostgres(database, createValues())
     const { host, port, user, password, database: name } = database
     await using handler = new PostgresHandler({ host, port, user, password, database: name })
     // concat() spells a value as COPY does, by the type's own output; a cast to text takes the blanks off char(n).
-    const list = testedColumns.map(({ name: column }) => quoted(column)).map((column) => `CASE WHEN ${column} IS NOT NULL THEN concat(${column}) END`)
+    const list = testedColumns
+      .map(({ name: column }) => quoted(column))
+      .map((column) => `CASE WHEN ${column} IS NOT NULL THEN concat(${column}) END`)
     const rows = await handler.transaction(async (transaction) => {
       for (const [setting, value] of Object.entries(copySettings)) await transaction.execute(`SET LOCAL ${setting} = '${value}'`)
-      return transaction.getRecords<{ cells: string }>(`SELECT array_to_json(ARRAY[${list.join(', ')}])::text AS cells FROM "values" ORDER BY id`)
+      return transaction.getRecords<{ cells: string }>(
+        `SELECT array_to_json(ARRAY[${list.join(', ')}])::text AS cells FROM "values" ORDER BY id`,
+      )
     })
     await work(
       database,
@@ -46,10 +53,20 @@ async function extract(database: Database, config: Pick<ExtractorConfigInput, 's
   const folder = await mkdtemp(join(tmpdir(), 'values-'))
   const { host, port, user, password, database: name } = database
   const file = join(folder, 'extractor.json')
-  const full = { dataset: 'values', source: { table: 'values' }, postgres: { host, port, user, password, database: name }, ...config }
+  const full = {
+    dataset: 'values',
+    source: { table: 'values' },
+    postgres: { host, port, user, password, database: name },
+    ...config,
+  }
   await writeFile(file, JSON.stringify(full))
   let log = ''
-  const terminal = { argv: ['run', '--config', file], env: {}, stdout: { write: () => true }, stderr: { write: (text: string) => (log += text) } }
+  const terminal = {
+    argv: ['run', '--config', file],
+    env: {},
+    stdout: { write: () => true },
+    stderr: { write: (text: string) => (log += text) },
+  }
   const code = await runApp(extractorApp, terminal, new AbortController().signal)
   await rm(folder, { recursive: true })
   expect(code === 0 ? '' : log).toBe('')
@@ -67,7 +84,8 @@ function differences(expected: readonly (readonly (string | null)[])[], found: r
   )
 }
 
-const short = (value: string | null): string | null => (value !== null && value.length > 80 ? `${value.slice(0, 80)}… (${value.length})` : value)
+const short = (value: string | null): string | null =>
+  value !== null && value.length > 80 ? `${value.slice(0, 80)}… (${value.length})` : value
 
 const dialects = ['one-row-a-line', 'rfc4180'] as const
 
@@ -91,10 +109,18 @@ describeWith(['postgres'], 'every value, from PostgreSQL to DuckDB', ({ postgres
       const store = `file://${folder}/landing`
       await extract(database, { store, output: { dialect } })
       const path = join(folder, 'warehouse.duckdb')
-      const config = ingestorConfigSchema.parse({ dataset: 'values', store, engine: 'duckdb', target: { schema: 'main', table: 'values' }, duckdb: { path } })
+      const config = ingestorConfigSchema.parse({
+        dataset: 'values',
+        store,
+        engine: 'duckdb',
+        target: { schema: 'main', table: 'values' },
+        duckdb: { path },
+      })
       {
         await using session = await openSession(config, silentLogger)
-        expect(await ingest(session, { signal: new AbortController().signal })).toMatchObject([{ state: 'committed', rows: expected.length }])
+        expect(await ingest(session, { signal: new AbortController().signal })).toMatchObject([
+          { state: 'committed', rows: expected.length },
+        ])
       }
       await using warehouse = new DuckDbHandler({ path })
       const list = testedColumns.map(({ name, type }) => {
@@ -103,8 +129,15 @@ describeWith(['postgres'], 'every value, from PostgreSQL to DuckDB', ({ postgres
         if (type === 'text') return `encode(${column})`
         return /^(numeric|date|time|uuid|jsonb)/.test(type) ? `CAST(${column} AS VARCHAR)` : column
       })
-      const { rows } = await warehouse.query(`SELECT ${list.map((column, index) => `${column} AS c${index}`).join(', ')} FROM "values" ORDER BY id`)
-      expect(differences(expected, rows.map((row) => testedColumns.map((_, index) => row[`c${index}`])))).toEqual([])
+      const { rows } = await warehouse.query(
+        `SELECT ${list.map((column, index) => `${column} AS c${index}`).join(', ')} FROM "values" ORDER BY id`,
+      )
+      expect(
+        differences(
+          expected,
+          rows.map((row) => testedColumns.map((_, index) => row[`c${index}`])),
+        ),
+      ).toEqual([])
     })
     await rm(folder, { recursive: true })
   })
