@@ -1,6 +1,6 @@
 // 3,000,000 audit rows made from flights-3m.parquet: PostgreSQL → S3 → Iceberg through Trino, with the CPU seconds and the peak
 // memory of both programs, and psql's COPY through gzip in the same run as the reference.
-//   pnpm bench demo/bench/main-job.bench.ts [rows]
+// Built, as the image holds them:  pnpm build && pnpm bench demo/bench/main-job.bench.ts [rows]
 import { execFile, spawn } from 'node:child_process'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'

@@ -190,7 +190,11 @@ async function toStored(
   compress: Compressor,
 ): Promise<{ readonly bytes: Buffer; readonly rows: number; readonly csvBytes: number }> {
   const csv = dialect === 'one-row-a-line' ? encodeOneRowALine(block) : block.bytes
-  return { bytes: await compress(csv), rows: block.rows, csvBytes: csv.byteLength }
+  const { byteLength } = csv
+  const bytes = await compress(csv)
+  // Uncompressed, the block itself is on its way to the store.
+  if (bytes !== block.bytes) block.release()
+  return { bytes, rows: block.rows, csvBytes: byteLength }
 }
 
 function toManifest(

@@ -36,9 +36,10 @@ async function handler(): Promise<Measured> {
   const [start, cpu] = [performance.now(), process.cpuUsage()]
   let seen = 0
   bytes = 0
-  for await (const block of pg.copyOut(copy, { reuseBlocks: true })) {
+  for await (const block of pg.copyOut(copy)) {
     seen += block.rows
     bytes += block.bytes.length
+    block.release()
   }
   if (seen !== rows) throw new Error(`${seen} rows came`)
   const { user, system } = process.cpuUsage(cpu)
