@@ -89,20 +89,17 @@ describe('a server that accepts and never answers', () => {
 })
 
 describe('what passes', () => {
-  it.each([
+  it.each<[string, RequestListener]>([
     ['412', json(412, { errors: ['required index state not present'] })],
     ['429', json(429, { errors: ['too many requests'] }, { 'retry-after': '0' })],
     ['500', json(500, { errors: ['internal error'] })],
-    [
-      'a page of a proxy',
-      ((_request, response) => response.writeHead(502, { 'content-type': 'text/html' }).end('<html>')) as RequestListener,
-    ],
-    ['a connection that is cut before the answer', ((request) => request.socket.destroy()) as RequestListener],
+    ['a page of a proxy', (_request, response) => response.writeHead(502, { 'content-type': 'text/html' }).end('<html>')],
+    ['a connection that is cut before the answer', (request) => request.socket.destroy()],
     [
       'an answer that is cut in the middle',
-      ((_request, response) => {
+      (_request, response) => {
         response.writeHead(200, { 'content-length': '100' }).write('{"data":', () => response.socket?.destroy())
-      }) as RequestListener,
+      },
     ],
   ])('%s is tried again', async (_title, fault) => {
     const { address, seen } = await answering(fault, fault, good)
