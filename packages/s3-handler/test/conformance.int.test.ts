@@ -1,25 +1,15 @@
-import { objectStoreConformance } from '@common-handlers/storage/conformance'
-import { describeWith, type S3Address } from '@common-handlers/testkit'
-import { describe, it } from 'vitest'
-import { S3Handler } from '../src/index.ts'
+import { describeWith, handlerConformance } from '@common-handlers/testkit'
+import { S3Handler, type S3HandlerOptions } from '../src/index.ts'
 
-const conformance = (title: string, { endpoint, region, accessKeyId, secretAccessKey, bucket }: S3Address): void =>
-  objectStoreConformance(
-    { describe, it },
-    {
-      title,
-      open: () =>
-        new S3Handler({
-          endpoint,
-          region,
-          accessKeyId,
-          secretAccessKey,
-          bucket,
-          prefix: 's3-handler-conformance',
-          partSize: 5 * 1024 * 1024,
-        }),
-    },
-  )
-
-describeWith(['s3'], 'S3Handler', ({ s3 }) => conformance('S3Handler on SeaweedFS', s3))
-describeWith(['versitygw'], 'S3Handler', ({ versitygw }) => conformance('S3Handler on versitygw', versitygw))
+describeWith(['s3'], 'conformance', ({ s3 }) => {
+  const { bucket, region, accessKeyId, secretAccessKey } = s3
+  const options = { bucket, region, accessKeyId, secretAccessKey }
+  handlerConformance('S3Handler', {
+    prefix: 'S3',
+    create: (given: S3HandlerOptions) => new S3Handler(given),
+    options: { ...options, endpoint: s3.endpoint },
+    at: (port) => ({ ...options, endpoint: `http://127.0.0.1:${port}` }),
+    secret: secretAccessKey,
+    call: (handler, call) => handler.exists('conformance/nothing-here', call),
+  })
+})

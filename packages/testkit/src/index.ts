@@ -1,3 +1,4 @@
+export { handlerConformance, type HandlerCase, type HandlerLike } from './conformance/handler.ts'
 export { describeWith } from './vitest/describe-with.ts'
 export type { ServersOf } from './vitest/describe-with.ts'
 export { ServerStartError, ServerUnavailable } from './errors.ts'
