@@ -1,4 +1,6 @@
-import { createServer } from 'node:net'
+import { once } from 'node:events'
+import { createServer, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import { freePorts } from '../servers/ports.ts'
@@ -52,7 +54,8 @@ export function handlerConformance<H extends HandlerLike>(
   describe(`${title} as a handler`, () => {
     it('answers a call, and connects by itself', async () => {
       await using handler = make(options)
-      await call(handler, {})
+      const [answer] = await Promise.allSettled([call(handler, {})])
+      expect(answer.status, inspect(answer)).toBe('fulfilled')
     })
 
     it('refuses options that it does not know, and says which', () => {
@@ -97,7 +100,7 @@ export function handlerConformance<H extends HandlerLike>(
     })
 
     it('closes without ever having been used', async () => {
-      await make(options).close()
+      expect(await make(options).close()).toBeUndefined()
     })
 
     it('waits in close() for the call under way', async () => {
@@ -119,8 +122,12 @@ export function handlerConformance<H extends HandlerLike>(
   if (at === undefined) return
   describe(`${title} without a server that answers`, () => {
     it('does no work when it is made', async () => {
-      const [port = 0] = await freePorts(1)
-      await make(at(port)).close()
+      let connections = 0
+      await using server = await listening(() => connections++)
+      const handler = make(at(server.port))
+      await sleep(50)
+      await handler.close()
+      expect(connections).toBe(0)
     })
 
     it('reports a server that is not there, in time, in check() without throwing, and closes', async () => {
@@ -137,10 +144,8 @@ export function handlerConformance<H extends HandlerLike>(
     })
 
     it('ends a call to a server that says nothing by its time-out, or by its signal with the reason', async () => {
-      const silent = createServer((socket) => socket.on('error', () => undefined)).listen(0, '127.0.0.1')
-      await new Promise((resolve) => silent.once('listening', resolve))
-      const address = silent.address()
-      const handler = make(at(typeof address === 'object' && address !== null ? address.port : 0))
+      await using server = await listening()
+      const handler = make(at(server.port))
       try {
         expect(await failure(call(handler, { timeoutMs: 300 }))).toMatchObject({
           outcome: 'timeout',
@@ -152,10 +157,29 @@ export function handlerConformance<H extends HandlerLike>(
         expect(await failure(call(handler, { signal: abort.signal }))).toBe(reason)
       } finally {
         await handler.close()
-        silent.close()
       }
     })
   })
+}
+
+/** A server that takes connections and says nothing. */
+async function listening(onConnection: () => void = () => undefined): Promise<{ readonly port: number } & AsyncDisposable> {
+  const sockets = new Set<Socket>()
+  const server = createServer((socket) => {
+    onConnection()
+    sockets.add(socket)
+    socket.on('error', () => undefined)
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  return {
+    port: typeof address === 'object' && address !== null ? address.port : 0,
+    async [Symbol.asyncDispose]() {
+      for (const socket of sockets) socket.destroy()
+      server.close()
+      await once(server, 'close')
+    },
+  }
 }
 
 function deepFreeze<T>(value: T): T {
