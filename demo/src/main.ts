@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -30,10 +31,16 @@ const { values, positionals } = parseArgs({
   options: { real: { type: 'boolean' }, keep: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
 })
 async function answer(sql: string): Promise<void> {
+  const file = join(FOLDER, values.real === true ? 'real/state.json' : 'embedded/warehouse.duckdb')
+  if (!existsSync(file)) {
+    throw new Error(
+      `there is nothing to ask yet: run "pnpm demo${values.real === true ? ' --real --keep" in another terminal' : '"'} first`,
+    )
+  }
   const rows =
     values.real === true
-      ? await queryTrino(JSON.parse(await readFile(join(FOLDER, 'real/state.json'), 'utf8')) as RealState, sql)
-      : await queryWarehouse(join(FOLDER, 'embedded/warehouse.duckdb'), sql)
+      ? await queryTrino(JSON.parse(await readFile(file, 'utf8')) as RealState, sql)
+      : await queryWarehouse(file, sql)
   const names = Object.keys(rows[0] ?? {})
   say(formatTable([names, ...rows.map((row) => names.map((name) => String(row[name])))]))
 }
@@ -131,6 +138,6 @@ async function main(): Promise<number> {
 }
 
 process.exitCode = await main().catch((error: unknown) => {
-  say(`\nThe demo failed: ${error instanceof Error ? error.message : String(error)}`)
+  say(`\nerror: ${error instanceof Error ? error.message : String(error)}`)
   return 1
 })
