@@ -1,5 +1,5 @@
 // Loads a CSV into a database file in one transaction, and asks it: node examples/load-csv.ts
-import { mkdtemp, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DuckDbHandler, ident, readCsv } from '@common-handlers/duckdb-handler'
@@ -27,3 +27,6 @@ for (const row of rows) console.log(row)
 
 const check = await db.check()
 console.log(check.steps.map((step) => `${step.name}: ${step.ok ? step.detail : step.error?.code}`).join(', '))
+
+await db.close()
+await rm(folder, { recursive: true })
