@@ -48,7 +48,8 @@ export function createProgress(options: {
         )
         return
       }
-      const width = Math.max(20, (options.columns?.() ?? 80) - 1)
+      // Some terminals say that they have no columns.
+      const width = (options.columns?.() || 80) - 1
       options.write(`\r\u001B[2K${progressLine(options.label, state, seconds).slice(0, width)}`)
       drawn = true
     },
