@@ -15,4 +15,4 @@ export {
 } from './postgres-handler.ts'
 export type { CopyOutOptions, ExecuteResult, Queries, ReadOptions, Row } from './session.ts'
 export { ident, quoteIdent, quoteLiteral, sql, type SqlIdentifier, type SqlStatement } from './sql.ts'
-export type { StandardSchema } from './standard-schema.ts'
+export type { StandardSchema } from '@common-handlers/core'

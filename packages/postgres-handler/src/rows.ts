@@ -1,5 +1,4 @@
-import { DataError } from '@common-handlers/core'
-import { issuePath, type StandardSchema } from './standard-schema.ts'
+import { DataError, issuePath, type StandardSchema } from '@common-handlers/core'
 
 /** A column of a result, as the server describes it. */
 export interface ResultField {

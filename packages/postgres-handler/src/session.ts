@@ -1,11 +1,10 @@
-import type { CallOptions } from '@common-handlers/core'
+import { type CallOptions, type StandardSchema } from '@common-handlers/core'
 import { DataError, withDeadline } from '@common-handlers/core'
 import { describeQuery, describeTable, estimateRows, type QueryDescription, type TableDescription } from './catalog.ts'
 import type { Connection } from './connection.ts'
 import type { CopyBlock, CopyReaderOptions } from './copy-reader.ts'
 import { asObjects, validated } from './rows.ts'
 import { isStatement, type SqlStatement } from './sql.ts'
-import type { StandardSchema } from './standard-schema.ts'
 
 /** A row by column name: boolean, number (int2, int4), bigint (int8), else PostgreSQL's own text; null for NULL. */
 export type Row = Record<string, boolean | number | bigint | string | null>

@@ -13,7 +13,7 @@ export {
   type VaultTlsConfig,
 } from './config.ts'
 export type { SecretData } from './key-value.ts'
-export type { SchemaIssue, SchemaResult, StandardSchema } from './standard-schema.ts'
+export type { SchemaIssue, SchemaResult, StandardSchema } from '@common-handlers/core'
 export {
   type GetSecretOptions,
   type NodeState,

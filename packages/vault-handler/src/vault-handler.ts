@@ -14,6 +14,9 @@ import {
   type Secret,
   silentLogger,
   withDeadline,
+  isStandardSchema,
+  issuePath,
+  type StandardSchema,
 } from '@common-handlers/core'
 import { type LoginAnswer, type LoginRequest, TokenSource } from './authentication.ts'
 import { type ApiRequest, VaultClient } from './client.ts'
@@ -27,7 +30,6 @@ import {
 import { noCredentials, nodeUnusable, tokenRefused } from './errors.ts'
 import { KeyValueReader, type SecretData } from './key-value.ts'
 import { parseReference } from './secret-path.ts'
-import { isStandardSchema, issuePath, type StandardSchema } from './standard-schema.ts'
 
 /** The configuration, and where to log to. */
 export interface VaultHandlerOptions extends VaultConfigInput {

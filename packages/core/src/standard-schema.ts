@@ -21,6 +21,11 @@ export interface SchemaIssue {
   readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined
 }
 
+/** True for a schema, false for options that stand in its place. */
+export function isStandardSchema(value: object): value is StandardSchema {
+  return '~standard' in value
+}
+
 /** `credentials.user`; empty for the value as a whole. */
 export function issuePath(issue: SchemaIssue): string {
   return (issue.path ?? []).map((step) => String(typeof step === 'object' ? step.key : step)).join('.')
