@@ -121,7 +121,7 @@ export class TrinoHandler implements Closable {
 
   /** Asks for the server's version, so that a wrong address shows early. Every other call does without. */
   async connect(options?: CallOptions): Promise<void> {
-    await this.#call('connecting', options, (signal) => this.#serverInfo(signal))
+    await this.#call('connecting', options, (signal) => this.#repeat(signal, () => this.#serverInfo(signal)))
   }
 
   /**
@@ -267,23 +267,35 @@ export class TrinoHandler implements Closable {
     })
   }
 
-  /** Tries, in this order: the server is up, a statement runs, the catalogs are there, an external table can be made. */
+  /**
+   * Tries, in this order: the server is up, a statement runs, the catalogs are there, an external table can be made.
+   * A server that does not answer is reported at once, not waited for; `timeoutMs` limits each step.
+   */
   check(options: CheckOptions = {}): Promise<CheckResult> {
-    const { catalogs = this.#config.catalog === undefined ? [] : [this.#config.catalog], staging } = options
-    return this.#call('checking Trino', options, (signal) => {
-      const attempts: CheckAttempt[] = [
-        { name: `reach ${this.#context.http.target}`, run: () => this.#serverInfo(signal) },
-        {
-          name: `run SELECT 1 as ${this.#config.user}`,
-          run: async () => `query ${(await this.query('SELECT 1', [], { signal })).queryId}`,
-        },
-        ...catalogs.map((catalog) => ({ name: `find catalog ${catalog}`, run: () => this.#findCatalog(catalog, signal) })),
+    const { catalogs = this.#config.catalog === undefined ? [] : [this.#config.catalog], staging, timeoutMs } = options
+    return this.#lifecycle.run(options.signal, (caller) => {
+      const step = (name: string, work: (signal: AbortSignal) => Promise<string>): CheckAttempt => ({
+        name,
+        run: () =>
+          withDeadline(
+            { signal: caller, timeoutMs },
+            { prefix: 'TRINO', action: name, defaultMs: this.#config.timeoutMs },
+            ({ signal }) => work(signal),
+          ),
+      })
+      const attempts = [
+        step(`reach ${this.#context.http.target}`, (signal) => this.#serverInfo(signal)),
+        step(`run SELECT 1 as ${this.#config.user}`, async (signal) => {
+          const { queryId } = await this.query('SELECT 1', [], { signal })
+          return `query ${queryId}`
+        }),
+        ...catalogs.map((catalog) => step(`find catalog ${catalog}`, (signal) => this.#findCatalog(catalog, signal))),
       ]
       if (staging !== undefined) {
         const name = `make an external table in ${staging.catalog}.${staging.schema}`
-        attempts.push({ name, run: () => this.#tryStaging(staging, signal) })
+        attempts.push(step(name, (signal) => this.#tryStaging(staging, signal)))
       }
-      return runCheck(this.#context.http.target, attempts, signal)
+      return runCheck(this.#context.http.target, attempts, caller)
     })
   }
 
@@ -396,7 +408,7 @@ export class TrinoHandler implements Closable {
 
   async #serverInfo(signal: AbortSignal): Promise<string> {
     const { http } = this.#context
-    const answer = await this.#repeat(signal, () => http.send({ method: 'GET', uri: '/v1/info', signal, expected: [200] }))
+    const answer = await http.send({ method: 'GET', uri: '/v1/info', signal, expected: [200] })
     const info = parseObject<{ nodeVersion?: { version?: string }; starting?: boolean }>(answer.text)
     const version = info?.nodeVersion?.version
     if (version === undefined) throw notTheProtocol(http.target, answer.text)
