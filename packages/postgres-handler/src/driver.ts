@@ -181,8 +181,18 @@ export function openPool(
   onIdleError: (error: Error) => void,
 ): DriverPool {
   const clients = new Set<DriverClient>()
+  const connecting = new Set<DriverClient>()
+  class PoolClient extends DriverClient {
+    constructor(given?: string | pg.ClientConfig) {
+      super(given)
+      connecting.add(this)
+      const settled = (): void => void connecting.delete(this)
+      this.wire.once('readyForQuery', settled)
+      this.wire.once('end', settled)
+    }
+  }
   const pool = new pg.Pool({
-    Client: DriverClient,
+    Client: PoolClient,
     host: config.host,
     port: config.port,
     database: config.database,
@@ -209,6 +219,8 @@ export function openPool(
   return {
     connect: async () => (await pool.connect()) as unknown as PooledClient,
     end: async () => {
+      // Whoever asked for these has gone; the pool would wait out their time limit.
+      for (const client of connecting) client.destroy()
       // A peer that has vanished never answers the goodbye.
       const timer = setTimeout(() => clients.forEach((client) => client.destroy()), 2_000)
       try {

@@ -24,6 +24,18 @@ describeWith(['postgres'], 'faults', ({ postgres }) => {
     expect(await connecting({ user: 'nobody_here' })).toMatchObject({ name: 'AuthError', code: 'POSTGRES_LOGIN_REFUSED' })
   })
 
+  it('close() lets go of a connection that a silent server never finishes', async () => {
+    const silent = createServer((socket) => socket.on('error', () => undefined).resume())
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+    const address = silent.address()
+    const port = typeof address === 'object' && address !== null ? address.port : 0
+    const pg = new PostgresHandler(db.options({ port, connectTimeoutMs: 600_000 }))
+    expect(await failure(pg.connect({ timeoutMs: 100 }))).toMatchObject({ outcome: 'timeout' })
+    // The pool would wait for ten minutes, and this test fail of its own limit.
+    await pg.close()
+    await new Promise((resolve) => silent.close(resolve))
+  })
+
   it('no password, where one is asked for, is an AuthError too, whatever PGPASSWORD holds, and leaves no socket', async () => {
     const sockets = (): number => process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length
     const { host, port, user, database, password } = db.address
