@@ -18,6 +18,7 @@ import {
   issuePath,
   type StandardSchema,
 } from '@common-handlers/core'
+import type { VaultApi } from './api.ts'
 import { type LoginAnswer, type LoginRequest, TokenSource } from './authentication.ts'
 import { type ApiRequest, VaultClient } from './client.ts'
 import {
@@ -72,7 +73,7 @@ export interface TokenInfo {
 }
 
 const IDEMPOTENT = new Set(['GET', 'HEAD', 'LIST', 'PUT', 'DELETE'])
-const REVOKE_TIMEOUT_MS = 2_000
+const RELEASE_TIMEOUT_MS = 2_000
 
 /**
  * Secrets from HashiCorp Vault and OpenBao. Making one does no work; the first call logs in.
@@ -87,6 +88,9 @@ export class VaultHandler implements Closable {
   readonly #tokens: TokenSource
   readonly #keyValue: KeyValueReader
   readonly #lifecycle: Lifecycle
+  readonly #closing = new AbortController()
+  readonly #releases = new Set<(signal: AbortSignal) => Promise<void>>()
+  readonly #api: VaultApi
 
   /** @throws ConfigError `VAULT_CONFIG_INVALID` */
   constructor(options: VaultHandlerOptions) {
@@ -94,10 +98,22 @@ export class VaultHandler implements Closable {
     this.#config = parseVaultConfig(input)
     this.#client = new VaultClient(this.#config, logger)
     this.#tokens = new TokenSource(this.#config, (request) => this.#logIn(request), logger)
-    this.#keyValue = new KeyValueReader((path, query, signal) =>
-      this.#authorised({ method: 'GET', path, query, idempotent: true }, signal),
-    )
     this.#lifecycle = new Lifecycle('VaultHandler', 'VAULT', () => this.#release())
+    this.#api = {
+      logger,
+      closing: this.#closing.signal,
+      call: (action, callOptions, work) => this.#call(action, callOptions, work),
+      authorised: (request, signal) => this.#authorised(request, signal),
+      send: (request, signal) => this.#client.send(request, signal),
+      changed: () => undefined,
+      onClose: (work) => {
+        this.#releases.add(work)
+        return () => void this.#releases.delete(work)
+      },
+    }
+    this.#keyValue = new KeyValueReader((path, query, signal) =>
+      this.#api.authorised({ method: 'GET', path, query, idempotent: true }, signal),
+    )
     if (!this.#config.tls.verify) logger.warn({ address: this.#config.address }, 'the certificate of the vault is not verified')
   }
 
@@ -231,6 +247,7 @@ export class VaultHandler implements Closable {
 
   /** Waits for the calls under way, revokes a token that was obtained by logging in, and lets go of the connections. */
   close(options?: CloseOptions): Promise<void> {
+    this.#closing.abort()
     return this.#lifecycle.close(options)
   }
 
@@ -329,11 +346,13 @@ export class VaultHandler implements Closable {
   }
 
   async #release(): Promise<void> {
+    // Leases and tokens end by themselves if this fails; a close must not.
+    const signal = AbortSignal.timeout(RELEASE_TIMEOUT_MS)
+    await Promise.allSettled([...this.#releases].map((work) => work(signal)))
     const token = this.#config.revokeOnClose ? this.#tokens.own : undefined
     if (token !== undefined) {
-      // The token ends by itself if this fails; a close must not.
       const request = { method: 'POST', path: 'auth/token/revoke-self', token, idempotent: true, policy: { attempts: 1 } }
-      await this.#client.send(request, AbortSignal.timeout(REVOKE_TIMEOUT_MS)).catch(() => undefined)
+      await this.#client.send(request, AbortSignal.timeout(RELEASE_TIMEOUT_MS)).catch(() => undefined)
     }
     await this.#client.close()
   }
