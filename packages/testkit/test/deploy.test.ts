@@ -4,20 +4,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { buildWorkspace, callPnpm, root } from './workspace-build.ts'
 
 // What `pnpm deploy` gives is what an image holds: it must hold the app's own drivers and no other, and it must run as it is,
 // built, without the workspace around it.
 
 const run = promisify(execFile)
-const root = join(import.meta.dirname, '../../..')
-/** The pnpm that runs this script, or the one that npm brings. */
-const pnpm: readonly string[] =
-  process.env['npm_execpath']?.includes('pnpm') === true ? [process.env['npm_execpath']] : ['npx', '-y', 'pnpm@12']
-
-async function callPnpm(...args: string[]): Promise<void> {
-  const [command = 'npx', ...before] = pnpm
-  await run(command, [...before, ...args], { cwd: root, env: { ...process.env, CI: 'true' }, maxBuffer: 64 * 1024 * 1024 })
-}
 
 const apps = [
   {
@@ -35,7 +27,7 @@ const apps = [
 let folder: string
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'deploy-'))
-  await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-b'], { cwd: root })
+  await buildWorkspace()
 }, 300_000)
 afterAll(() => rm(folder, { recursive: true, force: true }))
 
@@ -44,7 +36,7 @@ describe.each(apps)('$name deployed', ({ name, holds, lacks }) => {
   let packages: string[]
   beforeAll(async () => {
     target = join(folder, name)
-    await callPnpm('--filter', `@common-handlers/${name}`, 'deploy', '--prod', target)
+    await callPnpm(root, '--filter', `@common-handlers/${name}`, 'deploy', '--prod', target)
     packages = (await readdir(join(target, 'node_modules/.pnpm'))).filter((entry) => entry.includes('@'))
   }, 300_000)
 
