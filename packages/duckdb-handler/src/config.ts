@@ -29,13 +29,22 @@ const size = (): z.ZodType<string, string> =>
 
 /** One strict schema for all options but the logger. Apps embed it in their own. */
 export const duckDbConfigSchema: z.ZodType<DuckDbConfig, DuckDbConfigInput> = z.strictObject({
-  path: z.string().min(1).describe('the file of the database, or :memory:'),
-  readOnly: z.boolean().default(false).describe('open the file for reading only'),
-  memoryLimit: size().optional().describe('memory the database may use, such as 512MB'),
-  threads: z.int().positive().optional().describe('threads the database may use; default one for each core'),
-  tempDirectory: z.string().min(1).optional().describe('where work that does not fit into memory is written'),
-  maxTempDirectorySize: size().optional().describe('upper bound of the temporary folder, such as 10GB'),
-  timeoutMs: z.int().positive().optional().describe('limit of one call in milliseconds; default none'),
+  path: z.string().min(1).describe('the file of the database, made when it is not there, or `:memory:`'),
+  readOnly: z
+    .boolean()
+    .default(false)
+    .describe('open the file for reading only; any number of processes may read while none writes'),
+  memoryLimit: size().optional().describe('memory the database may use, such as `512MB`; 80 % of the machine by default'),
+  threads: z.int().positive().optional().describe('threads the database may use; one for each core by default'),
+  tempDirectory: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('where work that does not fit into memory is written; `<path>.tmp` by default'),
+  maxTempDirectorySize: size()
+    .optional()
+    .describe('upper bound of the temporary folder, such as `10GB`; 90 % of the free disk by default'),
+  timeoutMs: z.int().positive().optional().describe('limit of one call in milliseconds; none by default'),
 })
 
 /** @throws ConfigError `DUCKDB_CONFIG_INVALID` */
