@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { HandlerError, retry, type RetryOptions } from '@common-handlers/core'
-import type { ObjectHeaders, S3Driver } from './driver.ts'
+import type { S3Driver } from './driver.ts'
+import type { ObjectHeaders } from './object-headers.ts'
 
 /** Metadata by which a writer knows its own object again after an answer was lost. */
 const WRITE_ID = 'write-id'

@@ -3,27 +3,76 @@ import { HandlerError, withDeadline } from '@common-handlers/core'
 import {
   AbortMultipartUploadCommand,
   CompleteMultipartUploadCommand,
+  CopyObjectCommand,
+  type CopyObjectCommandInput,
+  type CopyObjectCommandOutput,
   CreateBucketCommand,
   CreateMultipartUploadCommand,
   DeleteObjectCommand,
   DeleteObjectsCommand,
+  DeleteObjectTaggingCommand,
+  type DeleteObjectTaggingCommandInput,
+  type DeleteObjectTaggingCommandOutput,
+  GetBucketVersioningCommand,
+  type GetBucketVersioningCommandInput,
+  type GetBucketVersioningCommandOutput,
   GetObjectCommand,
+  GetObjectTaggingCommand,
+  type GetObjectTaggingCommandInput,
+  type GetObjectTaggingCommandOutput,
   HeadBucketCommand,
   HeadObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
+  ListObjectVersionsCommand,
+  type ListObjectVersionsCommandInput,
+  type ListObjectVersionsCommandOutput,
+  PutBucketVersioningCommand,
+  type PutBucketVersioningCommandInput,
+  type PutBucketVersioningCommandOutput,
   PutObjectCommand,
+  PutObjectTaggingCommand,
+  type PutObjectTaggingCommandInput,
+  type PutObjectTaggingCommandOutput,
   S3Client,
   type S3ClientConfig,
   UploadPartCommand,
+  UploadPartCopyCommand,
+  type UploadPartCopyCommandInput,
+  type UploadPartCopyCommandOutput,
 } from '@aws-sdk/client-s3'
 import type { S3Config } from './config.ts'
 import { type S3Request, toS3Error } from './errors.ts'
+import { customerKeyHeaders, type ObjectHeaders, objectHeaders } from './object-headers.ts'
 
-/** What an object is stored with. */
-export interface ObjectHeaders {
-  readonly contentType?: string | undefined
-  readonly metadata?: Readonly<Record<string, string>> | undefined
+/** Requests that no transfer needs, under the names that S3 has for them: what goes in and what comes out. */
+interface RareRequests {
+  CopyObject: [CopyObjectCommandInput, CopyObjectCommandOutput]
+  DeleteObjectTagging: [DeleteObjectTaggingCommandInput, DeleteObjectTaggingCommandOutput]
+  GetBucketVersioning: [GetBucketVersioningCommandInput, GetBucketVersioningCommandOutput]
+  GetObjectTagging: [GetObjectTaggingCommandInput, GetObjectTaggingCommandOutput]
+  ListObjectVersions: [ListObjectVersionsCommandInput, ListObjectVersionsCommandOutput]
+  PutBucketVersioning: [PutBucketVersioningCommandInput, PutBucketVersioningCommandOutput]
+  PutObjectTagging: [PutObjectTaggingCommandInput, PutObjectTaggingCommandOutput]
+  UploadPartCopy: [UploadPartCopyCommandInput, UploadPartCopyCommandOutput]
+}
+
+const rareCommands = {
+  CopyObject: CopyObjectCommand,
+  DeleteObjectTagging: DeleteObjectTaggingCommand,
+  GetBucketVersioning: GetBucketVersioningCommand,
+  GetObjectTagging: GetObjectTaggingCommand,
+  ListObjectVersions: ListObjectVersionsCommand,
+  PutBucketVersioning: PutBucketVersioningCommand,
+  PutObjectTagging: PutObjectTaggingCommand,
+  UploadPartCopy: UploadPartCopyCommand,
+}
+
+/** Which object is read: that version of it, under that customer's key. */
+export interface ReadFrom {
+  readonly versionId?: string | undefined
+  /** 32 bytes, for an object that was stored under them. */
+  readonly customerKey?: Uint8Array | undefined
 }
 
 export interface OpenedBody {
@@ -34,6 +83,7 @@ export interface OpenedBody {
   readonly length: number
   /** Place of the first byte in the object. */
   readonly offset: number
+  readonly contentEncoding: string | undefined
   readonly metadata: Readonly<Record<string, string>>
 }
 
@@ -42,6 +92,25 @@ export interface StoredObject {
   readonly size: number
   readonly etag: string
   readonly lastModified: Date
+}
+
+/** All that the server says of an object. */
+export interface ObjectDetails extends StoredObject {
+  readonly contentType: string | undefined
+  readonly contentEncoding: string | undefined
+  readonly contentDisposition: string | undefined
+  readonly cacheControl: string | undefined
+  /** Names in lower case. */
+  readonly metadata: Readonly<Record<string, string>>
+  /** Undefined for the standard one. */
+  readonly storageClass: string | undefined
+  /** Undefined in a bucket that keeps no versions. */
+  readonly versionId: string | undefined
+  /** `AES256`, `aws:kms`; undefined where the server does not say. A customer's key is not told. */
+  readonly encryption: string | undefined
+  readonly kmsKeyId: string | undefined
+  /** How many tags it has; undefined where the server does not say. */
+  readonly tagCount: number | undefined
 }
 
 export interface Page<T> {
@@ -91,11 +160,13 @@ export class S3Driver {
       readonly start?: number | undefined
       readonly end?: number | undefined
       readonly ifMatch?: string | undefined
-    },
+    } & ReadFrom,
   ): Promise<OpenedBody> {
-    const { start, end, ifMatch } = options
+    const { start, end, ifMatch, versionId, customerKey } = options
     const range = start === undefined && end === undefined ? undefined : `bytes=${start ?? 0}-${end ?? ''}`
-    const command = new GetObjectCommand({ Bucket: this.#config.bucket, Key: key, Range: range, IfMatch: ifMatch })
+    const { bucket } = this.#config
+    const command = new GetObjectCommand({ Bucket: bucket, Key: key, Range: range, IfMatch: ifMatch, VersionId: versionId })
+    withHeaders(command, customerKeyHeaders(customerKey))
     // The time-out ends with the headers; the caller's signal stays with the stream.
     const answer = await this.#once('GetObject', key, options, (abortSignal) =>
       this.#open().requests.send(command, { abortSignal }),
@@ -108,32 +179,51 @@ export class S3Driver {
       lastModified: answer.LastModified ?? new Date(0),
       length: answer.ContentLength ?? 0,
       offset,
+      contentEncoding: answer.ContentEncoding,
       metadata: answer.Metadata ?? {},
     }
   }
 
-  async headObject(key: string, options: Try): Promise<StoredObject & { readonly metadata: Readonly<Record<string, string>> }> {
+  async headObject(key: string, options: Try & ReadFrom): Promise<ObjectDetails> {
+    const command = new HeadObjectCommand({ Bucket: this.#config.bucket, Key: key, VersionId: options.versionId })
+    withHeaders(command, customerKeyHeaders(options.customerKey))
     const answer = await this.#once('HeadObject', key, options, (abortSignal) =>
-      this.#open().requests.send(new HeadObjectCommand({ Bucket: this.#config.bucket, Key: key }), { abortSignal }),
+      this.#open().requests.send(command, { abortSignal }),
     )
     return {
       key,
       size: answer.ContentLength ?? 0,
       etag: quoted(answer.ETag),
       lastModified: answer.LastModified ?? new Date(0),
+      contentType: answer.ContentType,
+      contentEncoding: answer.ContentEncoding,
+      contentDisposition: answer.ContentDisposition,
+      cacheControl: answer.CacheControl,
       metadata: answer.Metadata ?? {},
+      storageClass: answer.StorageClass === 'STANDARD' ? undefined : answer.StorageClass,
+      versionId: answer.VersionId,
+      encryption: answer.ServerSideEncryption,
+      kmsKeyId: answer.SSEKMSKeyId,
+      tagCount: answer.TagCount,
     }
   }
 
   async listObjects(
     prefix: string,
-    options: Try & { readonly next?: string | undefined; readonly limit?: number | undefined },
-  ): Promise<Page<StoredObject>> {
+    options: Try & {
+      readonly next?: string | undefined
+      readonly limit?: number | undefined
+      readonly delimiter?: string | undefined
+      readonly startAfter?: string | undefined
+    },
+  ): Promise<Page<StoredObject> & { readonly prefixes: readonly string[] }> {
     const command = new ListObjectsV2Command({
       Bucket: this.#config.bucket,
       Prefix: prefix,
       MaxKeys: options.limit,
       ContinuationToken: options.next,
+      Delimiter: options.delimiter,
+      StartAfter: options.startAfter,
       // XML cannot carry every character that a key may hold.
       EncodingType: 'url',
     })
@@ -146,7 +236,8 @@ export class S3Driver {
       etag: quoted(object.ETag),
       lastModified: object.LastModified ?? new Date(0),
     }))
-    return { items, next: answer.IsTruncated === true ? answer.NextContinuationToken : undefined }
+    const prefixes = (answer.CommonPrefixes ?? []).map((common) => decodeKey(common.Prefix ?? '', answer.EncodingType))
+    return { items, prefixes, next: answer.IsTruncated === true ? answer.NextContinuationToken : undefined }
   }
 
   /** Gives the etag. */
@@ -160,11 +251,10 @@ export class S3Driver {
       Key: key,
       Body: body,
       ContentLength: body.byteLength,
-      ContentType: options.contentType,
-      Metadata: options.metadata,
       IfNoneMatch: options.ifNoneMatch,
       IfMatch: options.ifMatch,
     })
+    withHeaders(command, objectHeaders(options))
     const answer = await this.#once('PutObject', key, this.#uploadTry(options, body), (abortSignal) =>
       this.#open().uploads.send(command, { abortSignal }),
     )
@@ -173,12 +263,8 @@ export class S3Driver {
 
   /** Gives the upload's id. */
   async createMultipartUpload(key: string, options: Try & ObjectHeaders): Promise<string> {
-    const command = new CreateMultipartUploadCommand({
-      Bucket: this.#config.bucket,
-      Key: key,
-      ContentType: options.contentType,
-      Metadata: options.metadata,
-    })
+    const command = new CreateMultipartUploadCommand({ Bucket: this.#config.bucket, Key: key })
+    withHeaders(command, objectHeaders(options))
     const answer = await this.#once('CreateMultipartUpload', key, options, (abortSignal) =>
       this.#open().requests.send(command, { abortSignal }),
     )
@@ -253,8 +339,12 @@ export class S3Driver {
     }
   }
 
-  async deleteObject(key: string, options: Try): Promise<void> {
-    const command = new DeleteObjectCommand({ Bucket: this.#config.bucket, Key: key })
+  async deleteObject(
+    key: string,
+    options: Try & { readonly versionId?: string | undefined; readonly ifMatch?: string | undefined },
+  ): Promise<void> {
+    const { versionId, ifMatch } = options
+    const command = new DeleteObjectCommand({ Bucket: this.#config.bucket, Key: key, VersionId: versionId, IfMatch: ifMatch })
     await this.#once('DeleteObject', key, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
   }
 
@@ -288,6 +378,19 @@ export class S3Driver {
       ...(elsewhere ? { CreateBucketConfiguration: { LocationConstraint: region as never } } : {}),
     })
     await this.#once('CreateBucket', undefined, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+  }
+
+  /** A request that has no method of its own, with these headers besides those that its input makes. */
+  async send<Name extends keyof RareRequests>(
+    action: Name,
+    input: Omit<RareRequests[Name][0], 'Bucket'>,
+    options: Try & { readonly headers?: Readonly<Record<string, string>> | undefined },
+  ): Promise<RareRequests[Name][1]> {
+    const Command = rareCommands[action] as unknown as new (input: unknown) => CopyObjectCommand
+    const command = withHeaders(new Command({ ...input, Bucket: this.#config.bucket }), options.headers ?? {})
+    const { Key } = input as { readonly Key?: string }
+    const answer = await this.#once(action, Key, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+    return answer as RareRequests[Name][1]
   }
 
   /** Closes every connection. */
@@ -370,6 +473,24 @@ export class S3Driver {
       { step: 'build', name: 'unsignedPayload', priority: 'low' },
     )
   }
+}
+
+/** The part of every command that takes what happens to its request. */
+interface WithMiddleware {
+  readonly middlewareStack: { add(middleware: unknown, options: { readonly step: 'build'; readonly name: string }): void }
+}
+
+/** Adds headers to a request before it is signed. */
+function withHeaders<T extends WithMiddleware>(command: T, headers: Readonly<Record<string, string>>): T {
+  type Handle = (args: { readonly request: { readonly headers: Record<string, string> } }) => unknown
+  const add =
+    (next: Handle): Handle =>
+    (args) => {
+      Object.assign(args.request.headers, headers)
+      return next(args)
+    }
+  command.middlewareStack.add(add, { step: 'build', name: 'objectHeaders' })
+  return command
 }
 
 /** Etags in one form: with quotes, as the HTTP header has them. */

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { CapacityError, HandlerError, retry, type RetryOptions } from '@common-handlers/core'
-import type { ObjectHeaders, S3Driver } from './driver.ts'
+import type { S3Driver } from './driver.ts'
+import type { ObjectHeaders } from './object-headers.ts'
 
 /** S3's limit on the parts of one upload. */
 const MAX_PARTS = 10_000
