@@ -19,4 +19,6 @@ export interface VaultApi {
    * are not told. Returns how to take it back.
    */
   onClose(work: (signal: AbortSignal) => Promise<void>): () => void
+  /** Tells when another token took the place of the one before, with which everything that was made by it ends. Returns how to stop it. */
+  onNewToken(listener: () => void): () => void
 }

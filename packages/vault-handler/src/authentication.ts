@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { Secret, type Logger } from '@common-handlers/core'
 import type { VaultConfig } from './config.ts'
 import { credentialFileUnreadable } from './errors.ts'
+import { untilAborted } from './until-aborted.ts'
 
 /** Where a login is sent, and what. */
 export interface LoginRequest {
@@ -45,13 +46,18 @@ export class TokenSource {
   readonly #method: Method | undefined
   readonly #login: Login
   readonly #logger: Logger
+  readonly #onReplaced: () => void
+  /** The last token that was obtained, also when it has been forgotten since. */
+  #last: Secret | undefined
   #current: (Obtained & { readonly replaceAt: number }) | undefined
   #pending: Promise<void> | undefined
 
-  constructor(config: VaultConfig, login: Login, logger: Logger) {
+  /** `onReplaced` is told of a token that takes the place of another one. */
+  constructor(config: VaultConfig, login: Login, logger: Logger, onReplaced: () => void) {
     this.#method = methodOf(config)
     this.#login = login
     this.#logger = logger
+    this.#onReplaced = onReplaced
   }
 
   /** For messages; undefined where no way to log in was given. */
@@ -101,6 +107,9 @@ export class TokenSource {
         },
         'vault token obtained',
       )
+      const last = this.#last
+      this.#last = obtained.token
+      if (last !== undefined && last.expose() !== obtained.token.expose()) this.#onReplaced()
     } catch (error) {
       // A token that still has some seconds left serves until another can be had.
       if (before === undefined || Date.now() >= before.expiresAt) throw error
@@ -177,17 +186,4 @@ async function readCredential(file: string): Promise<Secret> {
   }
   if (text === '') throw credentialFileUnreadable(file, new Error('the file is empty'))
   return new Secret(text)
-}
-
-/** Waits for shared work; an abort ends the wait and not the work, which others wait for too. */
-async function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
-  signal.throwIfAborted()
-  const { promise, reject } = Promise.withResolvers<never>()
-  const abort = (): void => reject(signal.reason as Error)
-  signal.addEventListener('abort', abort, { once: true })
-  try {
-    await Promise.race([work, promise])
-  } finally {
-    signal.removeEventListener('abort', abort)
-  }
 }

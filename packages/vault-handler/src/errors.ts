@@ -115,6 +115,9 @@ export function toAnswerError(facts: RequestFacts, answer: FailedAnswer): Handle
       context,
     })
   }
+  if (/^(?:lease not found|lease expired|invalid lease)/i.test(said)) {
+    return new NotFoundError(`${what}: the lease has ended or was revoked`, { code: 'VAULT_LEASE_NOT_FOUND', context })
+  }
   return remote(
     'VAULT_REQUEST_REFUSED',
     'never',

@@ -12,6 +12,7 @@ export {
   vaultConfigSchema,
   type VaultTlsConfig,
 } from './config.ts'
+export type { AcquireOptions, Lease, LeasedCredentials, LeaseEvents, LeaseOptions } from './lease.ts'
 export type { SecretData } from './key-value.ts'
 export type { SchemaIssue, SchemaResult, StandardSchema } from '@common-handlers/core'
 export {

@@ -4,7 +4,6 @@ import {
   type CheckResult,
   type Closable,
   type CloseOptions,
-  DataError,
   HandlerError,
   Lifecycle,
   type Logger,
@@ -15,7 +14,6 @@ import {
   silentLogger,
   withDeadline,
   isStandardSchema,
-  issuePath,
   type StandardSchema,
 } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
@@ -29,8 +27,10 @@ import {
   vaultConfigFromEnvironment,
 } from './config.ts'
 import { noCredentials, nodeUnusable, tokenRefused } from './errors.ts'
+import { Lease, type LeaseOptions } from './lease.ts'
 import { KeyValueReader, type SecretData } from './key-value.ts'
 import { parseReference } from './secret-path.ts'
+import { validate } from './validate.ts'
 
 /** The configuration, and where to log to. */
 export interface VaultHandlerOptions extends VaultConfigInput {
@@ -90,6 +90,7 @@ export class VaultHandler implements Closable {
   readonly #lifecycle: Lifecycle
   readonly #closing = new AbortController()
   readonly #releases = new Set<(signal: AbortSignal) => Promise<void>>()
+  readonly #tokenListeners = new Set<() => void>()
   readonly #api: VaultApi
 
   /** @throws ConfigError `VAULT_CONFIG_INVALID` */
@@ -97,7 +98,14 @@ export class VaultHandler implements Closable {
     const { logger = silentLogger, ...input } = options
     this.#config = parseVaultConfig(input)
     this.#client = new VaultClient(this.#config, logger)
-    this.#tokens = new TokenSource(this.#config, (request) => this.#logIn(request), logger)
+    this.#tokens = new TokenSource(
+      this.#config,
+      (request) => this.#logIn(request),
+      logger,
+      () => {
+        for (const listener of this.#tokenListeners) listener()
+      },
+    )
     this.#lifecycle = new Lifecycle('VaultHandler', 'VAULT', () => this.#release())
     this.#api = {
       logger,
@@ -109,6 +117,10 @@ export class VaultHandler implements Closable {
       onClose: (work) => {
         this.#releases.add(work)
         return () => void this.#releases.delete(work)
+      },
+      onNewToken: (listener) => {
+        this.#tokenListeners.add(listener)
+        return () => void this.#tokenListeners.delete(listener)
       },
     }
     this.#keyValue = new KeyValueReader((path, query, signal) =>
@@ -173,6 +185,19 @@ export class VaultHandler implements Closable {
       })
     }
     return typeof value === 'string' ? value : JSON.stringify(value, exactInteger)
+  }
+
+  /**
+   * A lease of a secret that the server makes for this reader (database, aws, pki …) or changes from time to time (static
+   * roles): an object that renews it, replaces it before its end and revokes it at `close()`, its own or the handler's. As
+   * `credentials` of PostgresHandler it hands over a user and password without a failed query.
+   * @throws ConfigError `VAULT_LEASE_MISSING` when the answer has no lease and no end
+   * @throws DataError `VAULT_SECRET_INVALID` when the schema does not accept it; and what request throws
+   */
+  lease(path: string, options?: LeaseOptions): Promise<Lease>
+  lease<T>(path: string, schema: StandardSchema<T>, options?: LeaseOptions): Promise<Lease<T>>
+  lease<T>(path: string, second?: StandardSchema<T> | LeaseOptions, third?: LeaseOptions): Promise<Lease<T>> {
+    return Lease.open(this.#api, path, second, third)
   }
 
   /**
@@ -373,17 +398,6 @@ function stateOf(answer: HealthAnswer): NodeState {
   if (answer.replication_dr_mode === 'secondary') return 'disaster recovery secondary'
   if (answer.performance_standby === true) return 'performance standby'
   return answer.standby ? 'standby' : 'active'
-}
-
-async function validate<T>(path: string, data: SecretData, schema: StandardSchema<T>): Promise<T> {
-  const result = await schema['~standard'].validate(data)
-  if (result.issues === undefined) return result.value
-  const problems = result.issues.map((issue) => `${issuePath(issue) || '(the secret)'}: ${issue.message}`)
-  throw new DataError(`${path} is not what the schema asks for:\n${problems.map((line) => `  ${line}`).join('\n')}`, {
-    code: 'VAULT_SECRET_INVALID',
-    context: { path, problems },
-    where: { file: path },
-  })
 }
 
 /** In Node since version 21; not in TypeScript's library yet. */

@@ -1,0 +1,41 @@
+import { retryDelay } from '@common-handlers/core'
+
+/** Timers of Node take 31 bits; a longer delay fires at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1
+
+/** One thing to do at a time to come, however far away. It does not keep the process alive. */
+export class Alarm {
+  #timer: NodeJS.Timeout | undefined
+
+  /** Sets it, in the time of `Date.now()`; what it was set to before is forgotten. */
+  set(time: number, work: () => void): void {
+    clearTimeout(this.#timer)
+    const left = Math.max(0, time - Date.now())
+    this.#timer = setTimeout(left > MAX_TIMER_MS ? () => this.set(time, work) : work, Math.min(left, MAX_TIMER_MS)).unref()
+  }
+
+  clear(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+}
+
+const BASE_DELAY_MS = 100
+const MAX_DELAY_MS = 60_000
+/** While a lease lives it is tried for at least so often. */
+const TRIES_IN_A_LIFE = 12
+
+/**
+ * The wait after the n-th failure in a row: doubling from 100 ms up to a minute or a twelfth of the lease's life (Infinity
+ * for one that is lost). Half of it is by chance and half is certain, so that the number of tries has a bound.
+ */
+export function leaseRetryDelay(failures: number, lifeMs: number, retryAfterMs: number = 0): number {
+  const maxDelayMs = Math.max(BASE_DELAY_MS, Math.min(MAX_DELAY_MS, lifeMs / TRIES_IN_A_LIFE))
+  const policy = { attempts: Infinity, budgetMs: Infinity, baseDelayMs: BASE_DELAY_MS, maxDelayMs }
+  return retryDelay(failures, policy, Math.min(retryAfterMs, MAX_DELAY_MS), () => 0.5 + Math.random() / 2)
+}
+
+/** When to renew or replace what is good from one time to another: between one half and two thirds of it, by chance. */
+export function leaseDueAt(from: number, to: number): number {
+  return from + (to - from) * (1 / 2 + Math.random() / 6)
+}
