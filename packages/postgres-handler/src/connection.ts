@@ -1,10 +1,12 @@
 import { ConflictError, DataError } from '@common-handlers/core'
+import { type BoundStatement, StatementBatch, toField } from './batch.ts'
 import { type CopyBlock, CopyReader, type CopyReaderOptions } from './copy-reader.ts'
 import { DescribeStatement } from './describe-statement.ts'
-import { type CancelTarget, type PooledClient, requestCancel, type WireField } from './driver.ts'
+import { type CancelTarget, type PooledClient, requestCancel } from './driver.ts'
 import { type Circumstances, toHandlerError } from './errors.ts'
-import type { RawResult, ResultField } from './rows.ts'
-import { bindValue } from './values.ts'
+import type { Exchange } from './exchange.ts'
+import type { RawResult, ResultField, RowFormat } from './rows.ts'
+import { bindValues } from './values.ts'
 
 /** How long the server gets to end a cancelled statement before its connection is cut. */
 const CANCEL_LIMIT_MS = 5_000
@@ -15,6 +17,14 @@ export interface ConnectionPlace extends CancelTarget {
   /** `user@host:port/database` */
   readonly target: string
   readonly user: string
+}
+
+/** What an error says about the statement that failed, and how it is told of an abort. */
+interface Attended {
+  readonly statement: string
+  readonly place?: string | undefined
+  readonly file?: string | undefined
+  interrupt?(reason: unknown): void
 }
 
 /**
@@ -28,6 +38,7 @@ export class Connection {
   #copying = false
   #inTransaction = false
   #released = false
+  #numbers = 0
 
   constructor(client: PooledClient, place: ConnectionPlace) {
     this.#client = client
@@ -43,31 +54,49 @@ export class Connection {
     return this.#place.user
   }
 
-  /** One statement with bound values. */
+  /** True between BEGIN and its end. */
+  get inTransaction(): boolean {
+    return this.#inTransaction
+  }
+
+  /** A number that no other caller on this connection gets, for the names of portals and savepoints. */
+  nextNumber(): number {
+    return ++this.#numbers
+  }
+
+  /** One statement with bound values; rows as arrays. */
   async query(text: string, values: readonly unknown[], signal: AbortSignal | undefined, phase?: 'commit'): Promise<RawResult> {
-    const bound = values.map(bindValue)
-    const result = await this.#attend(text, signal, () => this.#client.run(text, bound), phase)
-    return {
-      fields: result.fields.map(toField),
-      rows: result.rows,
-      rowCount: result.rowCount ?? 0,
-      command: result.command ?? '',
-    }
+    const batch = new StatementBatch([{ text, values: bindValues(values) }], { as: 'arrays' })
+    const [result] = await this.exchange(batch, signal, phase)
+    return result as RawResult
+  }
+
+  /** Several statements in one round trip; their results in the same order. */
+  batch(
+    statements: readonly BoundStatement[],
+    format: RowFormat,
+    signal: AbortSignal | undefined,
+  ): Promise<RawResult<unknown>[]> {
+    return this.exchange(new StatementBatch(statements, format), signal)
   }
 
   /** Any number of statements, one after the other, in one implicit transaction unless they say otherwise. */
   async script(text: string, signal: AbortSignal | undefined): Promise<void> {
-    await this.#attend(text, signal, () => this.#client.runScript(text))
+    await this.#attend({ statement: text }, signal, () => this.#client.runScript(text))
   }
 
   /** The columns a statement would return, without running it; none for one that returns nothing. */
   async describe(text: string, signal: AbortSignal | undefined): Promise<readonly ResultField[]> {
-    const fields = await this.#attend(text, signal, () => {
-      const describe = new DescribeStatement(text)
-      this.#client.submit(describe)
-      return describe.fields
-    })
-    return (fields ?? []).map(toField)
+    return (await this.exchange(new DescribeStatement(text), signal)).map(toField)
+  }
+
+  /** Speaks to the server when it is this exchange's turn, and ends when the server is idle again. */
+  exchange<T>(exchange: Exchange<T>, signal: AbortSignal | undefined, phase?: 'commit'): Promise<T> {
+    const start = (): Promise<T> => {
+      this.#client.submit(exchange)
+      return exchange.done
+    }
+    return this.#attend(exchange, signal, start, phase)
   }
 
   /** COPY … TO STDOUT in blocks of whole rows. Leaving the loop, or an abort, cancels it on the server. */
@@ -93,7 +122,7 @@ export class Connection {
       for (let block = await reader.next(); block !== undefined; block = await reader.next()) yield block
     } catch (error) {
       signal?.throwIfAborted()
-      throw toHandlerError(error, this.#circumstances(text))
+      throw toHandlerError(error, this.#circumstances({ statement: text }))
     } finally {
       signal?.removeEventListener('abort', abort)
       if (!reader.finished) await stop(new DataError('the COPY was left before its end', { code: 'POSTGRES_COPY_LEFT' }))
@@ -106,21 +135,40 @@ export class Connection {
 
   /** Runs work between BEGIN and COMMIT; an error, or an abort, rolls back. */
   async transaction<T>(begin: string, signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
-    await this.query(begin, [], signal)
-    this.#inTransaction = true
+    await this.begin(begin, signal)
     let result: T
     try {
       result = await work()
       signal?.throwIfAborted()
     } catch (error) {
-      // A rollback that fails leaves a connection that is not reusable, and the loss of it rolls back too.
-      await this.query('ROLLBACK', [], undefined).catch(() => undefined)
+      await this.rollback()
       throw error
-    } finally {
-      this.#inTransaction = false
     }
+    await this.commit(signal)
+    return result
+  }
+
+  /** Runs work in the transaction that is open, or in one of its own. */
+  atomically<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+    return this.#inTransaction ? work() : this.transaction('BEGIN', signal, work)
+  }
+
+  async begin(begin: string, signal: AbortSignal | undefined): Promise<void> {
+    await this.query(begin, [], signal)
+    this.#inTransaction = true
+  }
+
+  /** A rollback that fails leaves a connection that is not reusable, and the loss of it rolls back too. */
+  async rollback(): Promise<void> {
+    await this.query('ROLLBACK', [], undefined).catch(() => undefined)
+    this.#inTransaction = false
+  }
+
+  /** @throws ConflictError `POSTGRES_TRANSACTION_FAILED` */
+  async commit(signal: AbortSignal | undefined): Promise<void> {
+    this.#inTransaction = false
     const ended = await this.query('COMMIT', [], signal, 'commit')
-    if (ended.command === 'COMMIT') return result
+    if (ended.command === 'COMMIT') return
     throw new ConflictError(
       'a statement of the transaction had failed, so that the server rolled it back instead of committing',
       {
@@ -141,9 +189,9 @@ export class Connection {
     this.#client.release(!this.#client.reusable)
   }
 
-  #circumstances(statement: string, phase?: 'commit'): Circumstances {
+  #circumstances({ statement, place, file }: Attended, phase?: 'commit'): Circumstances {
     const { target, user } = this.#place
-    return { phase: phase ?? (this.#inTransaction ? 'transaction' : 'statement'), target, user, statement }
+    return { phase: phase ?? (this.#inTransaction ? 'transaction' : 'statement'), target, user, statement, place, file }
   }
 
   /** Waits until the connection is free; call what it returns when it is again. */
@@ -163,12 +211,13 @@ export class Connection {
     return resolve
   }
 
-  async #attend<T>(text: string, signal: AbortSignal | undefined, start: () => Promise<T>, phase?: 'commit'): Promise<T> {
+  async #attend<T>(attended: Attended, signal: AbortSignal | undefined, start: () => Promise<T>, phase?: 'commit'): Promise<T> {
     signal?.throwIfAborted()
     const done = await this.#turn()
     let running = true
     let cancelled: Promise<void> | undefined
     const abort = (): void => {
+      attended.interrupt?.(signal?.reason)
       cancelled = this.#cancel(() => running)
     }
     try {
@@ -177,7 +226,7 @@ export class Connection {
       return await start()
     } catch (error) {
       signal?.throwIfAborted()
-      throw toHandlerError(error, this.#circumstances(text, phase))
+      throw toHandlerError(error, this.#circumstances(attended, phase))
     } finally {
       signal?.removeEventListener('abort', abort)
       // The error comes before ReadyForQuery; only then is the server idle.
@@ -218,14 +267,4 @@ async function waitAtMost(promise: Promise<void>, ms: number): Promise<void> {
     }),
   ])
   clearTimeout(timer)
-}
-
-function toField(field: WireField): ResultField {
-  return {
-    name: field.name,
-    typeOid: field.dataTypeID,
-    typeModifier: field.dataTypeModifier,
-    tableOid: field.tableID,
-    attributeNumber: field.columnID,
-  }
 }

@@ -2,8 +2,8 @@ import type { Duplex } from 'node:stream'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 import type { PostgresConfig } from './config.ts'
+import type { RowMessage } from './exchange.ts'
 import { lendingSocket } from './socket.ts'
-import { readerOf } from './values.ts'
 
 // The one file that knows pg. What it uses beyond pg's documentation is declared here and held by the tests on a real
 // server: the shape of a submittable, the socket of a connection, its ReadyForQuery state.
@@ -13,8 +13,17 @@ export interface Wire {
   readonly stream: Duplex
   query(text: string): void
   parse(query: { readonly name: string; readonly text: string; readonly types: readonly number[] }): void
+  bind(message: {
+    readonly portal: string
+    readonly statement: string
+    readonly values: readonly (string | Buffer | null)[]
+  }): void
   describe(message: { readonly type: 'S' | 'P'; readonly name: string }): void
+  /** `rows` at most; 0 is all of them. */
+  execute(message: { readonly portal: string; readonly rows: number }): void
+  close(message: { readonly type: 'S' | 'P'; readonly name: string }): void
   sync(): void
+  endCopyFrom(): void
   sendCopyFail(message: string): void
   on(event: string, listener: (message: never) => void): unknown
   once(event: string, listener: (message: never) => void): unknown
@@ -36,19 +45,12 @@ export interface Submittable {
   handleError(error: Error, wire: Wire): void
   handleReadyForQuery(wire: Wire): void
   handleRowDescription(message: { readonly fields: readonly WireField[] }): void
-  handleDataRow(message: unknown): void
+  handleDataRow(message: RowMessage): void
   handleCommandComplete(message: { readonly text: string }): void
   handleEmptyQuery(wire: Wire): void
   handlePortalSuspended(wire: Wire): void
   handleCopyInResponse(wire: Wire): void
   handleCopyData(message: unknown): void
-}
-
-export interface DriverResult {
-  readonly fields: readonly WireField[]
-  readonly rows: readonly (readonly unknown[])[]
-  readonly rowCount: number | null
-  readonly command: string | null
 }
 
 /** Everything that decides how a value is written as text, and the time limit. */
@@ -135,12 +137,6 @@ export class DriverClient extends pg.Client {
     })
   }
 
-  /** One statement in the extended protocol, which refuses two at once; rows as arrays. */
-  async run(text: string, values: readonly (string | Buffer | null)[]): Promise<DriverResult> {
-    const query = { text, values: [...values], rowMode: 'array' as const, queryMode: 'extended' }
-    return await this.query(query)
-  }
-
   /** Any number of statements in the simple protocol. Their rows are dropped. */
   async runScript(text: string): Promise<void> {
     await this.query(text)
@@ -204,7 +200,6 @@ export function openPool(
     application_name: config.applicationName,
     client_encoding: 'UTF8',
     options: sessionOptions(config),
-    types: { getTypeParser: readerOf as pg.CustomTypesConfig['getTypeParser'] },
     keepAlive: true,
     // TLS has buffers of its own.
     ...(ssl === false ? { stream: lendingSocket } : {}),

@@ -4,6 +4,7 @@ import {
   ConflictError,
   ConnectionError,
   DataError,
+  type DataLocation,
   HandlerError,
   type HandlerErrorOptions,
   NotFoundError,
@@ -24,6 +25,10 @@ export interface Circumstances {
   readonly target: string
   readonly user: string
   readonly statement?: string | undefined
+  /** Which of several statements: `statement 2 of 3`. */
+  readonly place?: string | undefined
+  /** The file that COPY read from. */
+  readonly file?: string | undefined
 }
 
 /** The fields of an ErrorResponse that are used, as pg gives them (PostgreSQL, "Error and Notice Message Fields"). */
@@ -51,21 +56,20 @@ function isServerError(error: unknown): error is ServerError {
 }
 
 /** Nothing of a failed statement stays, so the only question is whether the same call would fail again. */
-type Verdict = (error: ServerError, base: HandlerErrorOptions, circumstances: Circumstances) => HandlerError
+type Verdict = (error: ServerError, base: Base, circumstances: Circumstances) => HandlerError
+
+/** `where` is for DataError alone; the others leave it out. */
+type Base = HandlerErrorOptions & { readonly where?: DataLocation }
 
 const remote =
   (reason: string, retry: Retry = 'never'): Verdict =>
-  (error, base) =>
-    new RemoteError(explain(error), { ...base, code: `POSTGRES_${reason}`, retry, serverCode: error.code })
+  (error, base, circumstances) =>
+    new RemoteError(explain(error, circumstances), { ...base, code: `POSTGRES_${reason}`, retry, serverCode: error.code })
 
 const kind =
-  (
-    Kind: new (message: string, options: HandlerErrorOptions) => HandlerError,
-    reason: string,
-    retry: Retry | 'by-phase' = 'never',
-  ): Verdict =>
+  (Kind: new (message: string, options: Base) => HandlerError, reason: string, retry: Retry | 'by-phase' = 'never'): Verdict =>
   (error, base, circumstances) =>
-    new Kind(explain(error), {
+    new Kind(explain(error, circumstances), {
       ...base,
       code: `POSTGRES_${reason}`,
       retry: retry === 'by-phase' ? afterLoss(circumstances) : retry,
@@ -127,6 +131,8 @@ function fromServer(error: ServerError, circumstances: Circumstances): HandlerEr
   const verdict = verdicts[error.code] ?? verdicts[error.code.slice(0, 2)] ?? remote('FAILED')
   const { detail, hint, position, where, schema, table, column, constraint } = error
   const statement = circumstances.statement === undefined ? undefined : excerpt(circumstances.statement)
+  const { place } = circumstances
+  const copied = copyLocation(error, circumstances)
   const facts = {
     sqlState: error.code,
     server: circumstances.target,
@@ -134,6 +140,8 @@ function fromServer(error: ServerError, circumstances: Circumstances): HandlerEr
     hint,
     position,
     where,
+    place,
+    line: copied?.line,
     schema,
     table,
     column,
@@ -141,21 +149,32 @@ function fromServer(error: ServerError, circumstances: Circumstances): HandlerEr
     statement,
   }
   const context = Object.fromEntries(Object.entries(facts).filter(([, value]) => value !== undefined))
-  return verdict(error, { code: '', context, cause: error }, circumstances)
+  return verdict(error, { code: '', context, cause: error, where: copied ?? {} }, circumstances)
 }
 
-/** PostgreSQL's message, its hint and its SQLSTATE in one line. */
-function explain(error: ServerError): string {
-  return `${error.message}${error.hint === undefined ? '' : ` (${error.hint})`} [${error.code}]`
+/** PostgreSQL's message, its hint and its SQLSTATE in one line, and where it happened. */
+function explain(error: ServerError, circumstances: Circumstances): string {
+  const before = circumstances.place === undefined ? '' : `${circumstances.place}: `
+  const { line, column } = copyLocation(error, circumstances) ?? {}
+  const at = line === undefined ? '' : `line ${line}${column === undefined ? '' : `, column ${column}`}: `
+  return `${before}${at}${error.message}${error.hint === undefined ? '' : ` (${error.hint})`} [${error.code}]`
+}
+
+/** COPY FROM says where it stood in the context of its error (src/backend/commands/copyfrom.c): `COPY t, line 3, column x: "a"`. */
+function copyLocation(error: ServerError, { file }: Circumstances): DataLocation | undefined {
+  const [, line, column] = /^COPY .+?, line (\d+)(?:, column (.+?)(?:: "|: null input$|$))?/m.exec(error.where ?? '') ?? []
+  if (line === undefined) return undefined
+  return { ...(file === undefined ? {} : { file }), line: Number(line), ...(column === undefined ? {} : { column }) }
 }
 
 const OBJECT = /^permission denied for (\w+(?: \w+)?) (.+)$/
 
-function denied(error: ServerError, base: HandlerErrorOptions, { user, statement }: Circumstances): HandlerError {
+function denied(error: ServerError, base: Base, circumstances: Circumstances): HandlerError {
+  const { user, statement } = circumstances
   const [, objectKind = '', name = ''] = OBJECT.exec(error.message) ?? []
   const grant = grantFor(objectKind, name, statement)
   const advice = grant === undefined ? '' : `; an owner can run: GRANT ${grant} TO ${quoteRole(user)}`
-  return new PermissionError(`${explain(error)}${advice}`, { ...base, code: 'POSTGRES_PERMISSION_DENIED' })
+  return new PermissionError(`${explain(error, circumstances)}${advice}`, { ...base, code: 'POSTGRES_PERMISSION_DENIED' })
 }
 
 function grantFor(objectKind: string, name: string, statement: string | undefined): string | undefined {

@@ -3,13 +3,14 @@ import { DataError, withDeadline } from '@common-handlers/core'
 import { describeQuery, describeTable, estimateRows, type QueryDescription, type TableDescription } from './catalog.ts'
 import type { Connection } from './connection.ts'
 import type { CopyBlock, CopyReaderOptions } from './copy-reader.ts'
-import { asObjects, validated } from './rows.ts'
+import { type RawResult, type RowFormat, validated } from './rows.ts'
 import { isStatement, type SqlStatement } from './sql.ts'
+import { bindValues, type ValueOptions } from './values.ts'
 
 /** A row by column name: boolean, number (int2, int4), bigint (int8), else PostgreSQL's own text; null for NULL. */
 export type Row = Record<string, boolean | number | bigint | string | null>
 
-export interface ReadOptions<T> extends CallOptions {
+export interface ReadOptions<T> extends CallOptions, ValueOptions {
   /** Checks and converts each row; any library that follows Standard Schema. */
   readonly schema?: StandardSchema<T> | undefined
 }
@@ -36,7 +37,7 @@ export interface Queries {
   getRows(
     statement: string | SqlStatement,
     params?: readonly unknown[],
-    options?: CallOptions,
+    options?: CallOptions & ValueOptions,
   ): Promise<(readonly Row[string][])[]>
   /** One statement whose rows are not wanted. */
   execute(statement: string | SqlStatement, params?: readonly unknown[], options?: CallOptions): Promise<ExecuteResult>
@@ -75,14 +76,20 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
     action: string,
     statement: string | SqlStatement,
     params: readonly unknown[] | undefined,
-    options: CallOptions | undefined,
-  ) => {
+    options: (CallOptions & ValueOptions) | undefined,
+    as: RowFormat['as'] = 'arrays',
+  ): Promise<RawResult<unknown>> => {
     const { text, values } = asStatement(statement, params)
-    return on(action, options, (connection, signal) => connection.query(text, values, signal))
+    const bound = { text, values: bindValues(values) }
+    const format = { as, types: options?.types, columns: options?.columns }
+    return on(action, options, async (connection, signal) => {
+      const [result] = await connection.batch([bound], format, signal)
+      return result as RawResult<unknown>
+    })
   }
   return {
     async getRecords<T>(statement: string | SqlStatement, params?: readonly unknown[], options?: ReadOptions<T>): Promise<T[]> {
-      const records = asObjects(await read('the query', statement, params, options))
+      const records = (await read('the query', statement, params, options, 'records')).rows
       return options?.schema === undefined ? (records as T[]) : validated(records, options.schema)
     },
     async getRows(statement, params, options) {

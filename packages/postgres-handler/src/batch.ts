@@ -1,0 +1,97 @@
+import type { Wire, WireField } from './driver.ts'
+import { Exchange, readCommandTag, type RowMessage, together } from './exchange.ts'
+import { type RawResult, type ResultField, type RowFormat, type RowReader, rowReader } from './rows.ts'
+
+/** A statement with its values as they are sent. */
+export interface BoundStatement {
+  readonly text: string
+  readonly values: readonly (string | Buffer | null)[]
+}
+
+/**
+ * One statement, or several, in one round trip (PostgreSQL, "Extended Query", "Pipelining"): there is one Sync at their
+ * end, so that outside a transaction they are one, and after the first that fails none is run.
+ */
+export class StatementBatch extends Exchange<RawResult<unknown>[]> {
+  readonly #statements: readonly BoundStatement[]
+  readonly #format: RowFormat
+  readonly #results: RawResult<unknown>[] = []
+  #fields: readonly WireField[] = []
+  #rows: unknown[] = []
+  #read: RowReader | undefined
+  #unreadable: unknown
+
+  constructor(statements: readonly BoundStatement[], format: RowFormat) {
+    super()
+    this.#statements = statements
+    this.#format = format
+  }
+
+  get statement(): string {
+    return this.#statements[this.#results.length]?.text ?? ''
+  }
+
+  override get place(): string | undefined {
+    const count = this.#statements.length
+    return count === 1 ? undefined : `statement ${this.#results.length + 1} of ${count}`
+  }
+
+  submit(wire: Wire): null {
+    return together(wire, () => {
+      for (const { text, values } of this.#statements) {
+        wire.parse({ name: '', text, types: [] })
+        wire.bind({ portal: '', statement: '', values })
+        wire.describe({ type: 'P', name: '' })
+        wire.execute({ portal: '', rows: 0 })
+      }
+      wire.sync()
+    })
+  }
+
+  override handleRowDescription({ fields }: { readonly fields: readonly WireField[] }): void {
+    this.#fields = fields
+    this.#attempt(() => {
+      this.#read = rowReader(fields, this.#format)
+    })
+  }
+
+  override handleDataRow({ fields }: RowMessage): void {
+    if (this.#unreadable !== undefined) return
+    this.#attempt(() => this.#rows.push(this.#read?.(fields as (string | null)[])))
+  }
+
+  override handleCommandComplete({ text }: { readonly text: string }): void {
+    this.#results.push({ fields: this.#fields.map(toField), rows: this.#rows, ...readCommandTag(text) })
+    this.#fields = []
+    this.#rows = []
+    this.#read = undefined
+  }
+
+  override handleEmptyQuery(): void {
+    this.handleCommandComplete({ text: '' })
+  }
+
+  handleReadyForQuery(): void {
+    if (this.#unreadable === undefined) this.succeed(this.#results)
+    else this.fail(this.#unreadable)
+  }
+
+  /** What is thrown here must not pass through pg's parser. */
+  #attempt(work: () => unknown): void {
+    try {
+      work()
+    } catch (error) {
+      this.#unreadable = error
+    }
+  }
+}
+
+export function toField(field: WireField): ResultField {
+  return {
+    name: field.name,
+    typeOid: field.dataTypeID,
+    typeModifier: field.dataTypeModifier,
+    tableOid: field.tableID,
+    attributeNumber: field.columnID,
+  }
+}

@@ -1,0 +1,75 @@
+import type { Submittable, Wire, WireField } from './driver.ts'
+
+/**
+ * Some messages to the server and what it answers, up to its ReadyForQuery: a query, a batch, the rows of a cursor, a
+ * COPY. Whoever makes one overrides what it expects; anything else is ignored.
+ */
+export abstract class Exchange<T> implements Submittable {
+  /** What the exchange came to. It may settle before the server is ready for the next one. */
+  readonly done: Promise<T>
+  protected readonly succeed: (result: T) => void
+  protected readonly fail: (reason: unknown) => void
+
+  constructor() {
+    const { promise, resolve, reject } = Promise.withResolvers<T>()
+    // An exchange that pg refuses is rejected before anyone waits for it.
+    promise.catch(() => undefined)
+    this.done = promise
+    this.succeed = resolve
+    this.fail = reject
+  }
+
+  /** The statement that is under way, for errors. */
+  abstract readonly statement: string
+  /** Which one it is, where there are several: `statement 2 of 3`. */
+  get place(): string | undefined {
+    return undefined
+  }
+  /** The file that rows are read from. */
+  get file(): string | undefined {
+    return undefined
+  }
+
+  abstract submit(wire: Wire): null
+  abstract handleReadyForQuery(wire: Wire): void
+
+  /** The call was aborted; the server is asked to cancel besides. */
+  interrupt(_reason: unknown): void {}
+
+  handleError(error: Error): void {
+    this.fail(error)
+  }
+
+  handleRowDescription(_message: { readonly fields: readonly WireField[] }): void {}
+  handleDataRow(_message: RowMessage): void {}
+  handleCommandComplete(_message: { readonly text: string }): void {}
+  handleEmptyQuery(_wire: Wire): void {}
+  handlePortalSuspended(_wire: Wire): void {}
+  handleCopyInResponse(wire: Wire): void {
+    wire.sendCopyFail('this statement was not expected to be a COPY FROM STDIN: use copyFrom')
+  }
+  handleCopyData(_message: unknown): void {}
+}
+
+/** A row as pg hands it over: its values as text, null for NULL, and how many bytes the message had. */
+export interface RowMessage {
+  readonly fields: readonly (string | null)[]
+  readonly length: number
+}
+
+/** Sends several messages as one write. */
+export function together(wire: Wire, send: () => void): null {
+  wire.stream.cork()
+  try {
+    send()
+  } finally {
+    wire.stream.uncork()
+  }
+  return null
+}
+
+/** `INSERT 0 5`, `SELECT 3`, `CREATE TABLE` (PostgreSQL, CommandComplete) as what was done and to how many rows. */
+export function readCommandTag(tag: string): { readonly command: string; readonly rowCount: number } {
+  const [, command = '', rows] = /^([A-Za-z]+)(?:.*?(\d+))?$/.exec(tag) ?? []
+  return { command, rowCount: Number(rows ?? 0) }
+}
