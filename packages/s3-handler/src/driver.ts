@@ -42,6 +42,7 @@ import {
   type UploadPartCopyCommandOutput,
 } from '@aws-sdk/client-s3'
 import type { S3Config } from './config.ts'
+import type { CredentialCache, SigningCredentials } from './credentials.ts'
 import { type S3Request, toS3Error } from './errors.ts'
 import { customerKeyHeaders, type ObjectHeaders, objectHeaders } from './object-headers.ts'
 
@@ -129,6 +130,9 @@ export interface FailedDelete {
   readonly message: string
 }
 
+/** What the server says of credentials that have ended. */
+const noLongerValid = new Set(['S3_TOKEN_EXPIRED', 'S3_TOKEN_INVALID', 'S3_ACCESS_KEY_UNKNOWN'])
+
 /** What is true of one try of one request. */
 export interface Try {
   readonly signal: AbortSignal
@@ -147,10 +151,13 @@ const TRICKLE_BYTES_PER_MS = 8
  */
 export class S3Driver {
   readonly #config: S3Config
+  readonly #credentials: CredentialCache | undefined
   #clients: { readonly requests: S3Client; readonly uploads: S3Client } | undefined
 
-  constructor(config: S3Config) {
+  /** Without credentials of a provider, those of the configuration or of the AWS chain. */
+  constructor(config: S3Config, credentials?: CredentialCache) {
     this.#config = config
+    this.#credentials = credentials
   }
 
   /** The whole key is needed: the driver knows no prefix. */
@@ -410,11 +417,18 @@ export class S3Driver {
     const request: S3Request = { action, bucket, key, endpoint }
     const call = { signal: options.signal, timeoutMs: options.timeoutMs ?? timeoutMs }
     return withDeadline(call, { prefix: 'S3', action: `${action} on s3://${bucket}/${key ?? ''}` }, async ({ signal }) => {
-      try {
-        return await send(signal)
-      } catch (error) {
-        if (signal.aborted && !HandlerError.is(error)) throw signal.reason
-        throw toS3Error(error, request)
+      const credentials = await this.#credentials?.get()
+      for (let renewed = false; ; renewed = true) {
+        try {
+          return await send(signal)
+        } catch (thrown) {
+          if (signal.aborted && !HandlerError.is(thrown)) throw signal.reason
+          const error = toS3Error(thrown, request)
+          // A lease that was revoked before its time: newer credentials may do.
+          const stale = credentials !== undefined && !renewed && noLongerValid.has(error.code)
+          if (!stale) throw error
+          this.#credentials?.refuse(credentials.accessKeyId)
+        }
       }
     })
   }
@@ -442,6 +456,7 @@ export class S3Driver {
       region,
       ...(endpoint === undefined ? {} : { endpoint }),
       forcePathStyle: forcePathStyle ?? endpoint !== undefined,
+      ...(this.#credentials === undefined ? {} : { credentials: identity(this.#credentials) }),
       ...(accessKeyId === undefined || secretAccessKey === undefined
         ? {}
         : {
@@ -473,6 +488,11 @@ export class S3Driver {
       { step: 'build', name: 'unsignedPayload', priority: 'low' },
     )
   }
+}
+
+/** With an end that has passed, so that the SDK does not keep them in a cache of its own and asks ours each time. */
+function identity(cache: CredentialCache): () => Promise<SigningCredentials> {
+  return async () => ({ ...(await cache.get()), expiration: new Date(0) })
 }
 
 /** The part of every command that takes what happens to its request. */

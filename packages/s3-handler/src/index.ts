@@ -1,5 +1,7 @@
 export { MAX_PART_SIZE, MIN_PART_SIZE, type S3Config, s3ConfigSchema, type S3ConfigInput } from './config.ts'
+export type { S3CredentialProvider, S3Credentials } from './credentials.ts'
 export type { FailedDelete } from './driver.ts'
+export type { S3Encryption } from './object-headers.ts'
 export {
   type S3Body,
   type S3CheckOptions,

@@ -17,6 +17,7 @@ import {
 } from '@common-handlers/core'
 import { conditionalPut, type Condition } from './conditional.ts'
 import { parseConfig, type S3Config, type S3ConfigInput } from './config.ts'
+import { CredentialCache, type S3CredentialProvider } from './credentials.ts'
 import { type FailedDelete, S3Driver } from './driver.ts'
 import { assertKey, type S3Request } from './errors.ts'
 import { resumingBody } from './resuming-body.ts'
@@ -26,6 +27,11 @@ import { uploadBytes, type UploadContext, uploadStream } from './upload.ts'
 export interface S3HandlerOptions extends S3ConfigInput {
   /** Told of every retry and of uploads that could not be taken away. Silent by default. */
   logger?: Logger | undefined
+  /**
+   * Where credentials come from, in place of `accessKeyId` and the AWS chain: asked at the first call, again before what
+   * it gave ends, and when the server no longer takes it; once for all calls that wait.
+   */
+  credentials?: S3CredentialProvider | undefined
 }
 
 /** What S3 knows of an object without reading it. The key is relative to the handler's prefix. */
@@ -107,9 +113,11 @@ export class S3Handler implements AsyncDisposable {
 
   /** @throws ConfigError `S3_CONFIG_INVALID` */
   constructor(options: S3HandlerOptions) {
-    const { logger = silentLogger, ...config } = options
+    const { logger = silentLogger, credentials, ...config } = options
     this.#config = parseConfig(config)
-    this.#driver = new S3Driver(this.#config)
+    const warn = (error: unknown): void =>
+      logger.warn({ error }, 'the credential provider failed; the credentials before still hold')
+    this.#driver = new S3Driver(this.#config, credentials === undefined ? undefined : new CredentialCache(credentials, warn))
     this.#logger = logger
     this.#lifecycle = new Lifecycle('S3Handler', 'S3', async () => this.#driver.destroy())
     this.url = `s3://${this.#config.bucket}${this.#config.prefix === '' ? '' : `/${this.#config.prefix}`}`
