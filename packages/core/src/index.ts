@@ -11,6 +11,7 @@ export {
   setConfigValue,
 } from './config.ts'
 export { type ConfigKey, configKeys, environmentName, secret } from './config-schema.ts'
+export { type Compression, decompress } from './decompress.ts'
 export {
   AuthError,
   CapacityError,

@@ -1,4 +1,4 @@
-export { decompress } from './compression.ts'
+export { decompress } from '@common-handlers/core'
 export {
   type BrokenRow,
   type CsvFormat,

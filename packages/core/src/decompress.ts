@@ -1,6 +1,8 @@
 import { pipeline, Readable } from 'node:stream'
 import { createGunzip, createZstdDecompress } from 'node:zlib'
-import type { Compression } from './manifest.ts'
+
+/** How the bytes of a file are compressed. */
+export type Compression = 'gzip' | 'zstd' | 'none'
 
 /** The bytes of a file uncompressed; files of many gzip members or zstd frames are read whole. Errors of the source arrive too. */
 export function decompress(stream: AsyncIterable<Uint8Array>, compression: Compression): Readable {
