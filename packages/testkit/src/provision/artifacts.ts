@@ -42,14 +42,26 @@ export const versitygw: Artifact = {
 }
 
 /** What is kept of Trino's 90 plugins; the postgresql one needs geospatial for its types. */
-const keptPlugins = ['iceberg', 'hive', 'postgresql', 'geospatial', 'tpch', 'memory', 'spooling-filesystem']
+const keptPlugins = [
+  'iceberg',
+  'hive',
+  'postgresql',
+  'geospatial',
+  'tpch',
+  'memory',
+  'spooling-filesystem',
+  'password-authenticators',
+]
 /** Libraries of stores and catalogs that no test uses; together they are more than half of what the plugins weigh. */
 const droppedLibraries = /^(net\.snowflake|org\.rocksdb|org\.alluxio|io\.grpc_grpc-xds|com\.azure|com\.google\.cloud_|hdfs$)/
+
+const trinoVersion = '476'
 
 /** Trino, trimmed to 250 MB right after unpacking; the 821 MB tarball is never kept. */
 export const trino: Artifact = {
   name: 'trino',
-  version: '476',
+  // Counted up when more of it is kept, so that a cache that has less is filled anew.
+  version: `${trinoVersion}-2`,
   async fetch(into, scratch) {
     await runClient('mvn', ['--version']).catch((error: unknown) => {
       throw new ProvisionError('Trino is fetched with Maven, which is missing: install Maven', { cause: error })
@@ -61,13 +73,13 @@ export const trino: Artifact = {
       '--batch-mode',
       `-Dmaven.repo.local=${repository}`,
       '-Dtransitive=false',
-      `-Dartifact=io.trino:trino-server:${this.version}:tar.gz`,
+      `-Dartifact=io.trino:trino-server:${trinoVersion}:tar.gz`,
       'org.apache.maven.plugins:maven-dependency-plugin:3.8.1:get',
     ])
-    const tarball = join(repository, 'io/trino/trino-server', this.version, `trino-server-${this.version}.tar.gz`)
+    const tarball = join(repository, 'io/trino/trino-server', trinoVersion, `trino-server-${trinoVersion}.tar.gz`)
     await runClient('tar', ['-xzf', tarball, '-C', scratch])
     await rm(repository, { recursive: true })
-    const unpacked = join(scratch, `trino-server-${this.version}`)
+    const unpacked = join(scratch, `trino-server-${trinoVersion}`)
     await mkdir(join(into, 'plugin'))
     await rename(join(unpacked, 'lib'), join(into, 'lib'))
     for (const plugin of keptPlugins) {

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import type { PostgresAddress, S3Address, SeaweedfsAddress } from './addresses.ts'
 import { metastoreBucket } from './seaweedfs.ts'
 
@@ -73,6 +74,28 @@ export function catalogSettings(s3: SeaweedfsAddress, jdbc?: PostgresAddress): R
             ...store,
           },
         }),
+  }
+}
+
+/** The spooled protocol: results as files in the store, which clients fetch there. */
+export function spoolingSettings(s3: S3Address): { readonly config: Properties; readonly manager: Properties } {
+  return {
+    config: {
+      'protocol.spooling.enabled': 'true',
+      'protocol.spooling.shared-secret-key': randomBytes(32).toString('base64'),
+      'protocol.spooling.retrieval-mode': 'STORAGE',
+    },
+    manager: {
+      'spooling-manager.name': 'filesystem',
+      'fs.s3.enabled': 'true',
+      'fs.location': `s3://${metastoreBucket}/spool/`,
+      'fs.segment.encryption': 'false',
+      's3.endpoint': s3.endpoint,
+      's3.region': s3.region,
+      's3.path-style-access': 'true',
+      's3.aws-access-key': s3.accessKeyId,
+      's3.aws-secret-key': s3.secretAccessKey,
+    },
   }
 }
 

@@ -8,7 +8,16 @@ import { createDatabase, runOnPostgres } from './postgres.ts'
 import { startSeaweedfs } from './seaweedfs.ts'
 import { inTemporaryFolder, launch, type ServerControl } from './server-process.ts'
 import { fromBinaryOrContainer } from './source.ts'
-import { catalogSettings, jdbcCatalogTables, propertiesText, serverSettings, type Megabytes } from './trino-settings.ts'
+import { securitySettings, type TrinoSecurity } from './trino-security.ts'
+import {
+  catalogSettings,
+  jdbcCatalogTables,
+  type Megabytes,
+  type Properties,
+  propertiesText,
+  serverSettings,
+  spoolingSettings,
+} from './trino-settings.ts'
 import { runOnTrino } from './trino-statement.ts'
 
 export interface TrinoOptions {
@@ -22,9 +31,17 @@ export interface TrinoOptions {
   readonly c2?: boolean
   /** Rules of Trino's file-based access control; not given: everybody may do everything. Not for a container. */
   readonly accessRules?: object
+  /** HTTPS too, where passwords, JWTs and client certificates are asked for; plain HTTP stays open. Not for a container. */
+  readonly secure?: boolean
+  /** More lines of config.properties, for example `{ 'query.client.timeout': '5s' }`. Not for a container. */
+  readonly settings?: Properties
 }
 
-export type TrinoServer = TrinoAddress & ServerControl
+export type TrinoServer = TrinoAddress &
+  ServerControl & {
+    /** How to get in over HTTPS; undefined unless `secure` was asked for. */
+    readonly security: TrinoSecurity | undefined
+  }
 
 const image = 'trinodb/trino:476'
 const catalog = 'lake'
@@ -33,7 +50,7 @@ const user = 'test'
 
 /**
  * Starts Trino on loopback with the catalogs `lake` (Iceberg, REST), `stage` (Hive), `tpch` and, given a PostgreSQL
- * server, `lake_jdbc`. It is ready when a real scan has succeeded; `/v1/info` says so seconds too early.
+ * server, `lake_jdbc`. Results are spooled for the clients that ask for it (not in a container). It is ready when a real scan has succeeded; `/v1/info` says so seconds too early.
  */
 export async function startTrino(options: TrinoOptions = {}): Promise<TrinoServer> {
   // Both are needed, and neither needs the other to be fetched or started.
@@ -65,13 +82,25 @@ async function fromBinary({ home, java }: Awaited<ReturnType<typeof trinoDistrib
   const heap = options.heapMegabytes ?? 1024
   const jdbc = await jdbcDatabase(options.postgres)
   return await inTemporaryFolder('trino', (folder) =>
-    onFreePorts(1, async ([port = 0]) => {
+    onFreePorts(2, async ([port = 0, httpsPort = 0]) => {
       const address = addressOf(`http://127.0.0.1:${port}`, options)
       // Where the file store looks, from the folder it runs in.
       await writeProperties(join(folder, 'etc', 'catalog'), catalogSettings(options.s3, jdbc))
+      const secured = options.secure === true ? await securitySettings(join(folder, 'security'), httpsPort) : undefined
+      const spooling = spoolingSettings(options.s3)
       await writeProperties(folder, {
-        config: { ...serverSettings(port, heap), 'plugin.dir': join(home, 'plugin') },
+        config: {
+          ...serverSettings(port, heap),
+          ...spooling.config,
+          ...secured?.config,
+          'plugin.dir': join(home, 'plugin'),
+          ...options.settings,
+        },
         log: { 'io.trino': 'INFO' },
+      })
+      await writeProperties(join(folder, 'etc'), {
+        'spooling-manager': spooling.manager,
+        ...(secured === undefined ? {} : { 'password-authenticator': secured.passwordAuthenticator }),
       })
       if (options.accessRules !== undefined) {
         const rules = join(folder, 'etc', 'rules.json')
@@ -97,7 +126,7 @@ async function fromBinary({ home, java }: Awaited<ReturnType<typeof trinoDistrib
         startTimeoutMs: 240_000,
         ready: (signal) => ready(address, signal),
       })
-      return { ...address, ...control }
+      return { ...address, ...control, security: secured?.security }
     }),
   )
 }
@@ -125,7 +154,7 @@ async function inContainer(options: Wired): Promise<TrinoServer> {
   for (;;) {
     try {
       await ready(address, AbortSignal.timeout(10_000))
-      return { ...address, ...container.control }
+      return { ...address, ...container.control, security: undefined }
     } catch (error) {
       if (performance.now() < deadline) continue
       await container.control.stop()
