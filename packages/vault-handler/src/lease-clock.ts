@@ -21,18 +21,17 @@ export class Alarm {
 }
 
 const BASE_DELAY_MS = 100
-const MAX_DELAY_MS = 60_000
-/** While a lease lives it is tried for at least so often. */
-const TRIES_IN_A_LIFE = 12
+/** The bound of every wait for a lease. */
+export const MAX_LEASE_DELAY_MS = 60_000
 
 /**
- * The wait after the n-th failure in a row: doubling from 100 ms up to a minute or a twelfth of the lease's life (Infinity
- * for one that is lost). Half of it is by chance and half is certain, so that the number of tries has a bound.
+ * The wait after the n-th failure in a row: doubling from 100 ms up to a bound. Half of it is by chance and half is certain,
+ * so that the number of tries has a bound too.
  */
-export function leaseRetryDelay(failures: number, lifeMs: number, retryAfterMs: number = 0): number {
-  const maxDelayMs = Math.max(BASE_DELAY_MS, Math.min(MAX_DELAY_MS, lifeMs / TRIES_IN_A_LIFE))
+export function leaseRetryDelay(failures: number, boundMs: number, retryAfterMs: number = 0): number {
+  const maxDelayMs = Math.max(BASE_DELAY_MS, Math.min(MAX_LEASE_DELAY_MS, boundMs))
   const policy = { attempts: Infinity, budgetMs: Infinity, baseDelayMs: BASE_DELAY_MS, maxDelayMs }
-  return retryDelay(failures, policy, Math.min(retryAfterMs, MAX_DELAY_MS), () => 0.5 + Math.random() / 2)
+  return retryDelay(failures, policy, Math.min(retryAfterMs, MAX_LEASE_DELAY_MS), () => 0.5 + Math.random() / 2)
 }
 
 /** When to renew or replace what is good from one time to another: between one half and two thirds of it, by chance. */

@@ -14,7 +14,7 @@ import type { VaultApi } from './api.ts'
 import type { ApiRequest } from './client.ts'
 import type { SecretData } from './key-value.ts'
 import { type Grant, type LeaseAnswer, readGrant } from './lease-answer.ts'
-import { Alarm, leaseDueAt, leaseRetryDelay } from './lease-clock.ts'
+import { Alarm, leaseDueAt, leaseRetryDelay, MAX_LEASE_DELAY_MS } from './lease-clock.ts'
 import { untilAborted } from './until-aborted.ts'
 import { validate } from './validate.ts'
 
@@ -77,6 +77,13 @@ const MIN_TRY_MS = 1_000
 const MAX_TRY_MS = 30_000
 /** From here on a lease is replaced when it cannot be renewed. */
 const LAST_SIXTH = 1 / 6
+/** While a lease lives it is tried for at least so often. */
+const TRIES_IN_A_LIFE = 12
+/** How long a lost lease, or an account that cannot be read, waits for the next try at most: somebody stands still for it. */
+const LOST_DELAY_MS = 10_000
+/** A static account whose password is due: how often it is read again, at first and when the server is very late. */
+const PROMPT_DELAY_MS = 1_000
+const PROMPT_READS = 20
 /** Credentials that were rejected are looked up at most once in this time. */
 const LOOK_UP_INTERVAL_MS = 1_000
 
@@ -256,10 +263,10 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
 
   async #keepOnce(): Promise<void> {
     this.#alarm.clear()
-    const { promise: _promise, ...ended } = this.#outcome
+    const ended = this.#outcome
     try {
-      const life = this.#term.expiresAt - this.#term.since
-      const timeoutMs = Math.min(MAX_TRY_MS, Math.max(MIN_TRY_MS, life * LAST_SIXTH))
+      const { ttlMs } = this.#term.grant
+      const timeoutMs = Math.min(MAX_TRY_MS, Math.max(MIN_TRY_MS, ttlMs * LAST_SIXTH))
       await withDeadline(
         { signal: this.#abort.signal, timeoutMs },
         { prefix: 'VAULT', action: `keeping ${this.path}` },
@@ -276,8 +283,8 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
   }
 
   #mayRenew(): boolean {
-    const { final, since, expiresAt } = this.#term
-    return !final && Date.now() < expiresAt - (expiresAt - since) * LAST_SIXTH
+    const { final, grant, expiresAt } = this.#term
+    return !final && Date.now() < expiresAt - grant.ttlMs * LAST_SIXTH
   }
 
   async #extend(signal: AbortSignal): Promise<void> {
@@ -341,27 +348,29 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
     if (next.grant.ttlMs > 0) {
       this.#failures = 0
       this.#schedule()
-    } else this.#tryAgain(Number(next.grant.data['rotation_period'] ?? 0) * 1000)
+    } else this.#tryAgain(this.#failures < PROMPT_READS ? PROMPT_DELAY_MS : MAX_LEASE_DELAY_MS)
   }
 
-  #tryAgain(lifeMs: number, retryAfterMs?: number): void {
+  #tryAgain(boundMs: number, retryAfterMs?: number): void {
     if (this.#closing !== undefined) return
     this.#failures++
-    const delayMs = leaseRetryDelay(this.#failures, lifeMs, retryAfterMs)
+    const delayMs = leaseRetryDelay(this.#failures, boundMs, retryAfterMs)
     this.#alarm.set(Date.now() + delayMs, () => this.#keepInBackground())
   }
 
   #failed(error: unknown): void {
     if (this.#closing !== undefined) return
-    const { expiresAt, since } = this.#term
+    const { expiresAt, grant } = this.#term
     this.#api.logger.warn({ path: this.path, err: error }, 'vault lease could not be kept; it is tried again')
     if (HandlerError.is(error) && (hasEnded(error) || Date.now() >= expiresAt)) this.#lose(error)
-    this.#tryAgain(this.#lost ? Infinity : expiresAt - since, HandlerError.is(error) ? error.retryAfterMs : undefined)
+    const boundMs = this.#lost || grant.kind === 'static' ? LOST_DELAY_MS : grant.ttlMs / TRIES_IN_A_LIFE
+    this.#tryAgain(boundMs, HandlerError.is(error) ? error.retryAfterMs : undefined)
   }
 
   #lose(error: HandlerError): void {
     if (this.#lost) return
     this.#lost = true
+    this.#failures = 0
     this.#term.expiresAt = Math.min(this.#term.expiresAt, Date.now())
     this.#api.logger.warn({ path: this.path, err: error }, 'vault lease lost')
     this.#tell('lost', { error })

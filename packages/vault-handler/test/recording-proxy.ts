@@ -15,10 +15,21 @@ export interface RecordingProxy extends AsyncDisposable {
 /** Before an HTTP server: in the open, by TLS, or on a Unix socket. */
 export async function recordingProxy(
   target: string,
-  options: { readonly tls?: ServerOptions; readonly socket?: string } = {},
+  options: {
+    readonly tls?: ServerOptions
+    readonly socket?: string
+    /** The status to answer with in place of the server, by `PUT /v1/sys/leases/renew`. */
+    readonly fault?: (request: string) => number | undefined
+  } = {},
 ): Promise<RecordingProxy> {
   const seen: string[] = []
   const pass = (incoming: IncomingMessage, response: ServerResponse): void => {
+    const fault = options.fault?.(`${incoming.method} ${incoming.url}`)
+    if (fault !== undefined) {
+      seen.push(`${incoming.method} ${incoming.url} ${fault}`)
+      incoming.resume().on('end', () => response.writeHead(fault).end('{"errors":["planted"]}'))
+      return
+    }
     const outgoing = request(
       `${target}${incoming.url}`,
       { method: incoming.method ?? 'GET', headers: incoming.headers },
