@@ -2,6 +2,7 @@ export { MAX_PART_SIZE, MIN_PART_SIZE, type S3Config, s3ConfigSchema, type S3Con
 export type { S3CredentialProvider, S3Credentials } from './credentials.ts'
 export type { FailedDelete } from './driver.ts'
 export type { S3Encryption } from './object-headers.ts'
+export type { S3CsvOptions, S3CsvRow, S3LinesOptions, S3TextOptions } from './reading.ts'
 export {
   type S3Body,
   type S3CheckOptions,

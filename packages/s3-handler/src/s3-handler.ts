@@ -4,22 +4,38 @@ import {
   type CheckAttempt,
   type CheckResult,
   type CloseOptions,
+  ConfigError,
   ConflictError,
-  DataError,
   HandlerError,
+  isStandardSchema,
   Lifecycle,
   type Logger,
   retry,
   type RetryOptions,
   runCheck,
   silentLogger,
+  type StandardSchema,
   withDeadline,
 } from '@common-handlers/core'
 import { conditionalPut, type Condition } from './conditional.ts'
 import { parseConfig, type S3Config, type S3ConfigInput } from './config.ts'
 import { CredentialCache, type S3CredentialProvider } from './credentials.ts'
-import { type FailedDelete, S3Driver } from './driver.ts'
+import { type FailedDelete, type ReadFrom, S3Driver } from './driver.ts'
 import { assertKey, type S3Request } from './errors.ts'
+import {
+  asJson,
+  assertDelimiter,
+  asText,
+  compressionOf,
+  decompressed,
+  readCsvRows,
+  readLines,
+  type S3CsvOptions,
+  type S3CsvRow,
+  type S3LinesOptions,
+  type S3TextOptions,
+  validated,
+} from './reading.ts'
 import { resumingBody } from './resuming-body.ts'
 import { uploadBytes, type UploadContext, uploadStream } from './upload.ts'
 
@@ -58,10 +74,13 @@ export interface S3PutOptions extends CallOptions {
   readonly metadata?: Readonly<Record<string, string>> | undefined
 }
 
-/** The first and the last byte wanted, counted from 0, both included. */
-export interface S3GetOptions extends CallOptions {
+export interface S3GetOptions extends CallOptions, ReadFrom {
+  /** The first byte wanted, counted from 0. */
   readonly start?: number
+  /** The last byte wanted. */
   readonly end?: number
+  /** `auto` as in {@link S3TextOptions}, for whole objects only. Default `false`: the bytes as they are stored. */
+  readonly decompress?: 'auto' | false | undefined
 }
 
 export type S3Body = Uint8Array | string | AsyncIterable<Uint8Array>
@@ -143,32 +162,42 @@ export class S3Handler implements AsyncDisposable {
     })
   }
 
-  /** The object as UTF-8 text. @throws as {@link get}; DataError `S3_NOT_UTF8` */
-  async getText(key: string, options: CallOptions = {}): Promise<string> {
-    const { bytes } = await this.getBytes(key, options)
-    try {
-      return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
-    } catch (cause) {
-      throw new DataError(`${this.#where(key)} is not UTF-8 text`, {
-        code: 'S3_NOT_UTF8',
-        where: { file: this.#where(key) },
-        cause,
-      })
-    }
+  /** The object as UTF-8 text. @throws as {@link get}; DataError `S3_NOT_UTF8`, `S3_COMPRESSION_BROKEN` */
+  async getText(key: string, options: S3TextOptions = {}): Promise<string> {
+    const { bytes } = await this.getBytes(key, { decompress: 'auto', ...options })
+    return asText(bytes, this.#where(key))
   }
 
   /** The object as JSON; what it holds is for the caller to check. @throws as {@link getText}; DataError `S3_NOT_JSON` */
-  async getJson(key: string, options: CallOptions = {}): Promise<unknown> {
-    const text = await this.getText(key, options)
-    try {
-      return JSON.parse(text) as unknown
-    } catch (cause) {
-      throw new DataError(`${this.#where(key)} is not JSON: ${(cause as Error).message}`, {
-        code: 'S3_NOT_JSON',
-        where: { file: this.#where(key) },
-        cause,
-      })
-    }
+  getJson(key: string, options?: S3TextOptions): Promise<unknown>
+  /** The object as JSON, as a schema of zod, valibot or another Standard Schema library wants it. @throws DataError `S3_JSON_INVALID` */
+  getJson<T>(key: string, schema: StandardSchema<T>, options?: S3TextOptions): Promise<T>
+  async getJson(key: string, second: StandardSchema | S3TextOptions = {}, third: S3TextOptions = {}): Promise<unknown> {
+    const [schema, options] = isStandardSchema(second) ? [second, third] : [undefined, second]
+    const value = asJson(await this.getText(key, options), this.#where(key))
+    return schema === undefined ? value : validated(value, schema, this.#where(key))
+  }
+
+  /**
+   * The lines of a text, without their LF or CRLF, as they arrive. `timeoutMs` is for the beginning, as with {@link get}.
+   * @throws as {@link get}; DataError `S3_NOT_UTF8`, `S3_LINE_TOO_LONG`, `S3_COMPRESSION_BROKEN`, with key and line
+   */
+  async *lines(key: string, options: S3LinesOptions = {}): AsyncGenerator<string, void, undefined> {
+    const body = await this.get(key, { decompress: 'auto', ...options })
+    yield* readLines(body as AsyncIterable<Uint8Array>, this.#where(key), options.maxLineBytes)
+  }
+
+  /**
+   * The rows of a CSV as RFC 4180 has it, as they arrive: objects by the names in its first row, or arrays.
+   * @throws as {@link lines}; DataError `S3_CSV_BROKEN`, with key and line
+   */
+  async *csvRows<const Header extends boolean | readonly string[] = true>(
+    key: string,
+    options: S3CsvOptions<Header> = {},
+  ): AsyncGenerator<S3CsvRow<Header>, void, undefined> {
+    assertDelimiter(options.delimiter)
+    const body = await this.get(key, { decompress: 'auto', ...options })
+    yield* readCsvRows(body as AsyncIterable<Uint8Array>, this.#where(key), options)
   }
 
   /** @throws NotFoundError `S3_OBJECT_NOT_FOUND`, `S3_BUCKET_NOT_FOUND` */
@@ -368,13 +397,19 @@ export class S3Handler implements AsyncDisposable {
   }
 
   async #getBody(key: string, options: S3GetOptions): Promise<{ readonly body: Readable; readonly etag: string }> {
-    const { start, end } = options
+    const { start, end, versionId, customerKey, decompress = false } = options
+    if (decompress !== false && (start !== undefined || end !== undefined))
+      throw new ConfigError('a range is of the bytes as they are stored: decompress takes whole objects only', {
+        code: 'S3_OPTIONS_INVALID',
+      })
+    const from = { versionId, customerKey }
     const fullKey = this.#fullKey(key)
     return this.#lifecycle.run(options.signal, async (signal) => {
       const first = await withDeadline(
         { signal, timeoutMs: options.timeoutMs },
         { prefix: 'S3', action: `opening ${this.#where(key)}` },
-        (deadline) => this.#try(deadline.signal, () => this.#driver.getObject(fullKey, { signal: deadline.signal, start, end })),
+        (deadline) =>
+          this.#try(deadline.signal, () => this.#driver.getObject(fullKey, { ...from, signal: deadline.signal, start, end })),
       )
       const release = this.#lifecycle.hold()
       const request: S3Request = {
@@ -386,13 +421,19 @@ export class S3Handler implements AsyncDisposable {
       const body = resumingBody({
         request,
         first,
-        reopen: (from, to, ifMatch) => this.#driver.getObject(fullKey, { signal, start: from, end: to, ifMatch }),
+        reopen: (start, end, ifMatch) => this.#driver.getObject(fullKey, { ...from, signal, start, end, ifMatch }),
         retry: this.#retry(signal),
         stallTimeoutMs: this.#config.stallTimeoutMs,
         signal,
       })
       body.once('close', release)
-      return { body, etag: first.etag }
+      if (decompress === false) return { body, etag: first.etag }
+      try {
+        return { body: decompressed(body, compressionOf(key, first.contentEncoding), this.#where(key)), etag: first.etag }
+      } catch (error) {
+        body.destroy()
+        throw error
+      }
     })
   }
 
