@@ -4,6 +4,8 @@ import type { ApiRequest } from './client.ts'
 /** What the parts of a handler (kv, transit, wrapping, token, leases) work with. The handler gives it to their constructors. */
 export interface VaultApi {
   readonly logger: Logger
+  /** Aborted when the grace of `close()` has passed: for work that several calls wait for, which none of them may abort. */
+  readonly signal: AbortSignal
   /** Aborted as soon as `close()` is called: timers and background work end with it. */
   readonly closing: AbortSignal
   /** One public call: let in while the handler is open, waited for by `close()`, ended by the caller's signal or time-out. */
@@ -19,6 +21,10 @@ export interface VaultApi {
    * are not told. Returns how to take it back.
    */
   onClose(work: (signal: AbortSignal) => Promise<void>): () => void
-  /** Tells when another token took the place of the one before, with which everything that was made by it ends. Returns how to stop it. */
-  onNewToken(listener: () => void): () => void
+  /**
+   * Tells when another token took the place of the one before, and at what time (of `Date.now()`) that one ends or has ended:
+   * the leases that were made by it end then too. While somebody listens, a token that no renewal can extend is replaced
+   * before its end, without waiting for a call. Returns how to stop it.
+   */
+  onTokenLost(listener: (endsAt: number) => void): () => void
 }

@@ -1,63 +1,45 @@
-import { readFile } from 'node:fs/promises'
-import { Secret, type Logger } from '@common-handlers/core'
+import { HandlerError, type Secret } from '@common-handlers/core'
+import type { VaultApi } from './api.ts'
 import type { VaultConfig } from './config.ts'
-import { credentialFileUnreadable } from './errors.ts'
+import { Alarm, leaseDueAt, leaseRetryDelay } from './lease-clock.ts'
+import { type LoginMethod, loginMethodOf, type Obtained, type TokenLife } from './login-methods.ts'
 import { untilAborted } from './until-aborted.ts'
 
-/** Where a login is sent, and what. */
-export interface LoginRequest {
-  readonly path: string
-  readonly body: Readonly<Record<string, string>>
-}
-
-/** The `auth` part of the answer to a login. */
-export interface LoginAnswer {
-  readonly client_token: string
-  /** Seconds; 0 for a token without end. */
-  readonly lease_duration: number
-  readonly token_type?: string
-}
-
-type Login = (request: LoginRequest) => Promise<LoginAnswer>
-
-/** How a handler comes by its token. */
-interface Method {
-  /** For messages: `token`, `token in /run/vault/token`, `token from auth/approle`. */
-  readonly origin: string
-  /** Can it get another token when one is lost? */
-  readonly again: boolean
-  readonly obtain: (login: Login) => Promise<Obtained>
-}
-
-interface Obtained {
-  readonly token: Secret
-  /** In the time of `Date.now()`; Infinity for a token without end or with one that is not ours to know. */
+/** The token in use. Times are those of `Date.now()`; Infinity for a token without end, or with one that is not known. */
+interface Held extends Obtained {
+  readonly since: number
   readonly expiresAt: number
-  /** True for a token that exists for this handler alone and that can be revoked. */
-  readonly own: boolean
 }
 
-const SERVICE_ACCOUNT_TOKEN = '/var/run/secrets/kubernetes.io/serviceaccount/token'
 /** A token is replaced this long before its end, or at nine tenths of its life where that is later. */
 const EARLY_MS = 30_000
+/** While a token lives its renewal is tried for at least so often. */
+const TRIES_IN_A_LIFE = 12
+/** A given token is looked up this long after its first use: a program that is done by then makes no request for it. */
+const LOOK_UP_AFTER_MS = 1_000
+/** The server counts in whole seconds; a renewal that gains less has met the maximum of the token. */
+const LEAST_GAIN_MS = 1_000
 
-/** The token of a handler: obtained at the first call that needs it, by one login however many calls wait for it. */
+/**
+ * The token of a handler: obtained at the first call that needs it, by one login however many calls wait for it; from then on
+ * renewed in the background as long as a renewal moves its end, and replaced by a new login before that.
+ */
 export class TokenSource {
-  readonly #method: Method | undefined
-  readonly #login: Login
-  readonly #logger: Logger
-  readonly #onReplaced: () => void
-  /** The last token that was obtained, also when it has been forgotten since. */
-  #last: Secret | undefined
-  #current: (Obtained & { readonly replaceAt: number }) | undefined
+  readonly #method: LoginMethod | undefined
+  readonly #renewToken: boolean
+  readonly #api: Pick<VaultApi, 'send' | 'logger' | 'signal' | 'closing'>
+  readonly #alarm = new Alarm()
+  readonly #listeners = new Set<(endsAt: number) => void>()
+  #held: Held | undefined
+  /** The token before, from when it was lost until another is there. */
+  #lost: Held | undefined
   #pending: Promise<void> | undefined
 
-  /** `onReplaced` is told of a token that takes the place of another one. */
-  constructor(config: VaultConfig, login: Login, logger: Logger, onReplaced: () => void) {
-    this.#method = methodOf(config)
-    this.#login = login
-    this.#logger = logger
-    this.#onReplaced = onReplaced
+  constructor(config: VaultConfig, api: Pick<VaultApi, 'send' | 'logger' | 'signal' | 'closing'>) {
+    this.#method = loginMethodOf(config)
+    this.#renewToken = config.renewToken
+    this.#api = api
+    api.closing.addEventListener('abort', () => this.#alarm.clear(), { once: true })
   }
 
   /** For messages; undefined where no way to log in was given. */
@@ -72,118 +54,128 @@ export class TokenSource {
 
   /** A token that was obtained by logging in and that nobody else uses. */
   get own(): Secret | undefined {
-    return this.#current?.own === true ? this.#current.token : undefined
+    return this.#held?.own === true ? this.#held.token : undefined
   }
 
   /** The token, obtained or replaced first where needed; undefined where no way to log in was given. */
   async get(signal: AbortSignal): Promise<Secret | undefined> {
-    const method = this.#method
-    if (method === undefined) return undefined
-    if (this.#current === undefined || Date.now() >= this.#current.replaceAt) {
-      this.#pending ??= this.#obtain(method).finally(() => {
-        this.#pending = undefined
-      })
-      await untilAborted(this.#pending, signal)
+    if (this.#method === undefined) return undefined
+    const held = this.#held
+    if (held === undefined || (this.canReplace && Date.now() >= replaceAt(held))) {
+      try {
+        await untilAborted(this.#obtain(this.#method), signal)
+      } catch (error) {
+        signal.throwIfAborted()
+        // A token that still has some seconds left serves until another can be had.
+        if (held === undefined || held !== this.#held || Date.now() >= held.expiresAt) throw error
+        this.#api.logger.warn({ origin: this.origin, err: error }, 'vault login failed; the present token is used until it ends')
+      }
     }
-    return this.#current?.token
+    return this.#held?.token
   }
 
   /** Forgets the token if it is still the current one: of many calls that were refused at once, one causes a login. */
   invalidate(token: Secret): void {
-    if (this.#current?.token === token) this.#current = undefined
+    if (this.#held?.token !== token) return
+    this.#lost = { ...this.#held, expiresAt: Math.min(this.#held.expiresAt, Date.now()) }
+    this.#held = undefined
+    this.#alarm.clear()
   }
 
-  async #obtain(method: Method): Promise<void> {
-    const before = this.#current
-    try {
-      const obtained = await method.obtain(this.#login)
-      const now = Date.now()
-      const early = Math.min(EARLY_MS, (obtained.expiresAt - now) / 10)
-      this.#current = { ...obtained, replaceAt: obtained.expiresAt === Infinity ? Infinity : obtained.expiresAt - early }
-      this.#logger.debug(
-        {
-          origin: method.origin,
-          ...(obtained.expiresAt === Infinity ? {} : { expiresAt: new Date(obtained.expiresAt).toISOString() }),
-        },
-        'vault token obtained',
-      )
-      const last = this.#last
-      this.#last = obtained.token
-      if (last !== undefined && last.expose() !== obtained.token.expose()) this.#onReplaced()
-    } catch (error) {
-      // A token that still has some seconds left serves until another can be had.
-      if (before === undefined || Date.now() >= before.expiresAt) throw error
-      this.#logger.warn({ origin: method.origin, err: error }, 'vault login failed; the present token is used until it ends')
-    }
+  /** What a renewal by hand was answered. */
+  renewed(token: Secret, life: TokenLife): void {
+    if (this.#held?.token === token) this.#hold({ ...this.#held, life }, Date.now())
   }
-}
 
-function methodOf(config: VaultConfig): Method | undefined {
-  const { token, tokenFile, appRole, userpass, kubernetes, jwt } = config
-  if (token !== undefined) {
-    return { origin: 'token', again: false, obtain: async () => ({ token, expiresAt: Infinity, own: false }) }
+  /** See {@link VaultApi.onTokenLost}. */
+  onLost(listener: (endsAt: number) => void): () => void {
+    this.#listeners.add(listener)
+    return () => void this.#listeners.delete(listener)
   }
-  if (tokenFile !== undefined) {
-    return {
-      origin: `token in ${tokenFile}`,
-      again: true,
-      obtain: async () => ({ token: await readCredential(tokenFile), expiresAt: Infinity, own: false }),
-    }
+
+  #obtain(method: LoginMethod): Promise<void> {
+    return (this.#pending ??= this.#replace(method).finally(() => {
+      this.#pending = undefined
+    }))
   }
-  if (appRole !== undefined) {
-    return byLogin(appRole.mount ?? 'approle', 'login', async () => {
-      const secretId = await given(appRole.secretId, appRole.secretIdFile)
-      return { role_id: appRole.roleId.expose(), ...(secretId === undefined ? {} : { secret_id: secretId.expose() }) }
+
+  async #replace(method: LoginMethod): Promise<void> {
+    const before = this.#held ?? this.#lost
+    const since = Date.now()
+    const obtained = await method.obtain((request) => this.#api.send(request, this.#api.signal))
+    const { expiresAt } = this.#hold(obtained, since)
+    this.#lost = undefined
+    this.#api.logger.debug(
+      { origin: method.origin, ...(expiresAt === Infinity ? {} : { expiresAt: new Date(expiresAt).toISOString() }) },
+      'vault token obtained',
+    )
+    if (before === undefined || before.token.expose() === obtained.token.expose()) return
+    for (const listener of this.#listeners) listener(before.expiresAt)
+  }
+
+  /** `gained`: a renewal did move its end. */
+  #hold(obtained: Obtained, since: number, gained = true): Held {
+    const seconds = obtained.life?.lease_duration ?? 0
+    const held: Held = { ...obtained, since, expiresAt: seconds > 0 ? since + seconds * 1000 : Infinity }
+    this.#held = held
+    this.#alarm.clear()
+    if (obtained.life === undefined) this.#at(since + LOOK_UP_AFTER_MS, held, () => this.#lookUp(held))
+    else if (gained && isRenewable(obtained.life)) this.#at(leaseDueAt(since, held.expiresAt), held, () => this.#renew(held))
+    else this.#at(replaceAt(held), held, () => this.#logInForLeases())
+    return held
+  }
+
+  /** Does it at that time, and again with growing waits while it fails for reasons that pass; at the end, a login. */
+  #at(time: number, held: Held, work: () => Promise<void>, failures = 0): void {
+    if (!this.#renewToken || this.#api.closing.aborted || time === Infinity) return
+    this.#alarm.set(time, () => {
+      work().catch((error: unknown) => {
+        if (this.#held !== held || this.#api.closing.aborted) return
+        const passes = HandlerError.is(error) && error.retry !== 'never'
+        this.#api.logger.warn({ origin: this.origin, err: error, again: passes }, 'vault token could not be kept alive')
+        const end = replaceAt(held)
+        const next = passes
+          ? Date.now() + leaseRetryDelay(failures + 1, (held.expiresAt - held.since) / TRIES_IN_A_LIFE, error.retryAfterMs)
+          : Infinity
+        if (next < end) this.#at(next, held, work, failures + 1)
+        else this.#at(passes ? Math.max(next, end) : end, held, () => this.#logInForLeases(), failures + 1)
+      })
     })
   }
-  if (userpass !== undefined) {
-    return byLogin(userpass.mount ?? 'userpass', `login/${userpass.username}`, async () => ({
-      password: (await given(userpass.password, userpass.passwordFile))?.expose() ?? '',
-    }))
-  }
-  if (kubernetes !== undefined) {
-    return byLogin(kubernetes.mount ?? 'kubernetes', 'login', async () => ({
-      role: kubernetes.role,
-      jwt: (await readCredential(kubernetes.tokenFile ?? SERVICE_ACCOUNT_TOKEN)).expose(),
-    }))
-  }
-  if (jwt !== undefined) {
-    return byLogin(jwt.mount ?? 'jwt', 'login', async () => ({
-      ...(jwt.role === undefined ? {} : { role: jwt.role }),
-      jwt: (await given(jwt.jwt, jwt.jwtFile))?.expose() ?? '',
-    }))
-  }
-  return undefined
-}
 
-function byLogin(mount: string, action: string, body: () => Promise<Readonly<Record<string, string>>>): Method {
-  return {
-    origin: `token from auth/${mount}`,
-    again: true,
-    obtain: async (login) => {
-      const answer = await login({ path: `auth/${mount}/${action}`, body: await body() })
-      return {
-        token: new Secret(answer.client_token),
-        expiresAt: answer.lease_duration > 0 ? Date.now() + answer.lease_duration * 1000 : Infinity,
-        // A batch token is not stored by the server and cannot be revoked.
-        own: answer.token_type !== 'batch',
-      }
-    },
+  async #lookUp(held: Held): Promise<void> {
+    const since = Date.now()
+    const answer = await this.#sendOnce('GET', 'auth/token/lookup-self', held.token)
+    const { ttl, ...life } = (answer as { readonly data: Omit<TokenLife, 'lease_duration'> & { readonly ttl: number } }).data
+    if (this.#held === held) this.#hold({ ...held, life: { ...life, lease_duration: ttl } }, since)
+  }
+
+  async #renew(held: Held): Promise<void> {
+    const since = Date.now()
+    const answer = await this.#sendOnce('POST', 'auth/token/renew-self', held.token)
+    const { auth: life } = answer as { readonly auth: TokenLife }
+    if (this.#held !== held) return
+    const { expiresAt } = this.#hold(
+      { ...held, life },
+      since,
+      since + life.lease_duration * 1000 >= held.expiresAt + LEAST_GAIN_MS,
+    )
+    this.#api.logger.debug({ origin: this.origin, expiresAt: new Date(expiresAt).toISOString() }, 'vault token renewed')
+  }
+
+  /** When the token ends its leases end: whoever holds some needs another token before that. Others wait for the next call. */
+  async #logInForLeases(): Promise<void> {
+    if (this.#listeners.size > 0 && this.#method?.again === true) await this.#obtain(this.#method)
+  }
+
+  #sendOnce(method: string, path: string, token: Secret): Promise<unknown> {
+    const body = method === 'POST' ? {} : undefined
+    return this.#api.send({ method, path, body, token, idempotent: true, policy: { attempts: 1 } }, this.#api.closing)
   }
 }
 
-async function given(value: Secret | undefined, file: string | undefined): Promise<Secret | undefined> {
-  return value ?? (file === undefined ? undefined : readCredential(file))
-}
+const isRenewable = (life: TokenLife): boolean => life.renewable && life.lease_duration > 0 && (life.num_uses ?? 0) === 0
 
-/** One line end at the end of the file is not part of the credential. */
-async function readCredential(file: string): Promise<Secret> {
-  let text: string
-  try {
-    text = (await readFile(file, 'utf8')).replace(/\r?\n$/, '')
-  } catch (cause) {
-    throw credentialFileUnreadable(file, cause)
-  }
-  if (text === '') throw credentialFileUnreadable(file, new Error('the file is empty'))
-  return new Secret(text)
+function replaceAt({ since, expiresAt }: Held): number {
+  return expiresAt === Infinity ? Infinity : expiresAt - Math.min(EARLY_MS, (expiresAt - since) / 10)
 }

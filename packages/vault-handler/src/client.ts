@@ -2,6 +2,7 @@ import { type RetryPolicy, type Logger, retry, type Secret, withDeadline } from 
 import type { client as NodeVault } from 'node-vault'
 import type { VaultConfig } from './config.ts'
 import { type RequestFacts, toAnswerError, toTransportError, unreadableAnswer } from './errors.ts'
+import { parseExact, writeExact } from './exact-json.ts'
 import { createRateLimit, type Turn } from './rate-limit.ts'
 import { encodePath } from './secret-path.ts'
 import { HttpTransport } from './transport.ts'
@@ -61,7 +62,10 @@ export class VaultClient {
     this.#logger = logger
     this.#turn = createRateLimit(config.rateLimit)
     const url = new URL(config.address)
-    this.#transport = new HttpTransport(config.tls, url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined)
+    this.#transport = new HttpTransport(config.tls, {
+      socketPath: url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined,
+      proxy: config.proxy,
+    })
   }
 
   /** The body of the answer; undefined for an empty one. */
@@ -128,7 +132,7 @@ export class VaultClient {
 
   async #exchange(options: LayerOptions): Promise<LayerAnswer> {
     const { facts, signal } = options
-    const body = options.json === undefined ? undefined : JSON.stringify(options.json)
+    const body = options.json === undefined ? undefined : writeExact(options.json)
     const type = options.method === 'PATCH' ? 'application/merge-patch+json' : 'application/json'
     const headers = { ...(body === undefined ? {} : { 'content-type': type }), ...options.headers }
     const send = async (url: URL): ReturnType<HttpTransport['send']> => {
@@ -144,7 +148,7 @@ export class VaultClient {
     if (next !== undefined) answer = await send(next)
     const parsed = parseAnswer(answer.text)
     const { status } = answer
-    if (status < 200 || status > 299) {
+    if ((status < 200 || status > 299) && !holdsBatch(parsed?.value)) {
       // An answer that is not JSON is still an answer: a proxy's 502 comes as a page.
       throw toAnswerError(facts, { status, body: parsed?.value, retryAfter: answer.headers['retry-after'] })
     }
@@ -166,14 +170,14 @@ function redirection(status: number, location: string | undefined, from: string)
 function parseAnswer(text: string): { readonly value: unknown } | undefined {
   if (text.trim() === '') return { value: undefined }
   try {
-    return { value: /\d{16}/.test(text) ? JSON.parse(text, exactInteger as Parameters<typeof JSON.parse>[1]) : JSON.parse(text) }
+    return { value: parseExact(text) }
   } catch {
     return undefined
   }
 }
 
-/** An integer that a JavaScript number would round becomes a bigint. */
-function exactInteger(_key: string, value: unknown, context: { readonly source?: string }): unknown {
-  if (typeof value !== 'number' || Number.isSafeInteger(value)) return value
-  return context.source !== undefined && /^-?\d+$/.test(context.source) ? BigInt(context.source) : value
+/** The transit engine answers a batch with status 400 where one item is bad; the results of all are in it nevertheless. */
+function holdsBatch(answer: unknown): boolean {
+  const { data } = (answer ?? {}) as { readonly data?: { readonly batch_results?: unknown } | null }
+  return Array.isArray(data?.batch_results)
 }

@@ -15,12 +15,16 @@ export interface VaultTlsConfig {
   readonly verify: boolean
 }
 
-/** AppRole: for services. One of `secretId` and `secretIdFile`, or neither where the role does not bind one. */
+/** AppRole: for services. At most one of the four ways to give a secret id; none where the role does not bind one. */
 export interface AppRoleConfig<S = Secret> {
   readonly roleId: S
   readonly secretId?: S | undefined
   /** Read anew at each login, so that a rotated secret id is found. */
   readonly secretIdFile?: string | undefined
+  /** A wrapping token (`vault write -wrap-ttl=60s -f auth/approle/role/x/secret-id`), unwrapped once, at the first login. */
+  readonly secretIdWrapped?: S | undefined
+  /** A file that holds one. A later login unwraps what the file holds by then, if it is another one. */
+  readonly secretIdWrappedFile?: string | undefined
   /** Where the method is mounted under `auth/`. Default `approle`. */
   readonly mount?: string | undefined
 }
@@ -53,6 +57,47 @@ export interface JwtConfig<S = Secret> {
   readonly mount?: string | undefined
 }
 
+/** The client certificate of `tls.clientCertificateFile`. */
+export interface CertificateConfig {
+  /** Name of the role; default: every role is tried against the certificate. */
+  readonly name?: string | undefined
+  /** Default `cert`. */
+  readonly mount?: string | undefined
+}
+
+/** Keys of AWS, as its SDK hands them over. */
+export interface AwsCredentials {
+  readonly accessKeyId: string
+  readonly secretAccessKey: string
+  readonly sessionToken?: string | undefined
+}
+
+/** An AWS identity: the server asks AWS who signed a request that this client signs and never sends. */
+export interface AwsConfig {
+  /** Default: the name of the IAM role or user. */
+  readonly role?: string | undefined
+  /** Called at each login; `fromNodeProviderChain()` of the AWS SDK fits. Default: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`. */
+  readonly credentials?: (() => Promise<AwsCredentials>) | undefined
+  /** Whose STS is asked. Default: `us-east-1`, by the global `https://sts.amazonaws.com`. */
+  readonly region?: string | undefined
+  /** Where STS is, for partitions and private endpoints. Default `https://sts.<region>.amazonaws.com`. */
+  readonly stsEndpoint?: string | undefined
+  /** Signed as `X-Vault-AWS-IAM-Server-ID`, where the mount asks for one. */
+  readonly serverId?: string | undefined
+  /** Default `aws`. */
+  readonly mount?: string | undefined
+}
+
+/** Secrets of the KV engine are kept for a while instead of being read each time. */
+export interface CacheConfig {
+  /** How long what was read is given out again, in milliseconds. */
+  readonly ttlMs: number
+  /** How much longer it is given out while the server cannot be reached or fails, in milliseconds. Default 0. */
+  readonly staleIfErrorMs: number
+  /** The least recently used is dropped beyond so many. Default 1,000. */
+  readonly maxEntries: number
+}
+
 /** At most so many requests a second, with bursts of at most `burst`. */
 export interface RateLimitConfig {
   readonly perSecond: number
@@ -66,22 +111,33 @@ interface Shared {
   /** A file that holds a token, such as the sink of an agent; read anew when the token is refused. */
   readonly tokenFile?: string | undefined
   readonly kubernetes?: KubernetesConfig | undefined
+  readonly cert?: CertificateConfig | undefined
+  readonly aws?: AwsConfig | undefined
   readonly namespace?: string | undefined
   readonly rateLimit?: RateLimitConfig | undefined
 }
 
-/** What a user writes. At most one of `token`, `tokenFile`, `appRole`, `userpass`, `kubernetes`, `jwt`; none for an agent that adds the token itself. */
+/**
+ * What a user writes. At most one of `token`, `tokenFile`, `appRole`, `userpass`, `kubernetes`, `jwt`, `cert`, `aws`; none for
+ * an agent that adds the token itself.
+ */
 export interface VaultConfigInput extends Shared {
   readonly token?: string | Secret | undefined
   readonly appRole?: AppRoleConfig<string | Secret> | undefined
   readonly userpass?: UserpassConfig<string | Secret> | undefined
   readonly jwt?: JwtConfig<string | Secret> | undefined
   readonly tls?: { readonly [K in keyof VaultTlsConfig]?: VaultTlsConfig[K] | undefined } | undefined
+  /** `http://host:port` of a proxy, with `user:password@` where it wants them. */
+  readonly proxy?: string | Secret | undefined
   /** How long one request may take, in milliseconds. Default 30 000. */
   readonly timeoutMs?: number | undefined
   readonly retry?: { readonly [K in keyof RetryPolicy]?: RetryPolicy[K] | undefined } | undefined
+  /** Renew the token in the background, from the first call to `close()`. Default true. */
+  readonly renewToken?: boolean | undefined
   /** Revoke, at close, a token that was obtained by logging in. Default true. */
   readonly revokeOnClose?: boolean | undefined
+  /** Off by default. */
+  readonly cache?: (Pick<CacheConfig, 'ttlMs'> & { readonly [K in keyof CacheConfig]?: CacheConfig[K] | undefined }) | undefined
 }
 
 /** The same, parsed: secrets wrapped, defaults filled in. */
@@ -91,16 +147,29 @@ export interface VaultConfig extends Shared {
   readonly userpass?: UserpassConfig | undefined
   readonly jwt?: JwtConfig | undefined
   readonly tls: VaultTlsConfig
+  readonly proxy?: Secret | undefined
   readonly timeoutMs: number
   readonly retry: RetryPolicy
+  readonly renewToken: boolean
   readonly revokeOnClose: boolean
+  readonly cache?: CacheConfig | undefined
 }
 
 const text = (): z.ZodString => z.string().min(1)
 const mount = (fallback: string): z.ZodOptional<z.ZodString> =>
-  text().optional().describe(`where the method is mounted under auth/; ${fallback} if not given`)
+  text().optional().describe(`where the method is mounted under auth/; ${fallback} by default`)
 
-const methods = ['token', 'tokenFile', 'appRole', 'userpass', 'kubernetes', 'jwt'] as const
+/** The ways to log in, of which at most one is given. */
+export const loginMethods: readonly (keyof VaultConfig & keyof VaultConfigInput)[] = [
+  'token',
+  'tokenFile',
+  'appRole',
+  'userpass',
+  'kubernetes',
+  'jwt',
+  'cert',
+  'aws',
+]
 
 /** The configuration of a {@link VaultHandler}, for the configuration of an app too. */
 export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
@@ -115,11 +184,14 @@ export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
         roleId: secret().describe('role id'),
         secretId: secret().optional().describe('secret id'),
         secretIdFile: text().optional().describe('file that holds the secret id; read at each login'),
+        secretIdWrapped: secret().optional().describe('wrapping token of the secret id; unwrapped once, at the first login'),
+        secretIdWrappedFile: text().optional().describe('file that holds such a wrapping token'),
         mount: mount('approle'),
       })
       .refine(
-        (value) => value.secretId === undefined || value.secretIdFile === undefined,
-        'give secretId or secretIdFile, not both',
+        ({ secretId, secretIdFile, secretIdWrapped, secretIdWrappedFile }) =>
+          [secretId, secretIdFile, secretIdWrapped, secretIdWrappedFile].filter((way) => way !== undefined).length <= 1,
+        'give one of secretId, secretIdFile, secretIdWrapped and secretIdWrappedFile',
       )
       .optional()
       .describe('log in by AppRole'),
@@ -136,14 +208,14 @@ export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
     kubernetes: z
       .strictObject({
         role: text().describe('role of the auth method'),
-        tokenFile: text().optional().describe('token of the service account; the path Kubernetes mounts if not given'),
+        tokenFile: text().optional().describe('token of the service account; the path that Kubernetes mounts by default'),
         mount: mount('kubernetes'),
       })
       .optional()
       .describe('log in by the service account of a Kubernetes pod'),
     jwt: z
       .strictObject({
-        role: text().optional().describe('role of the auth method; its default role if not given'),
+        role: text().optional().describe('role of the auth method; its default role by default'),
         jwt: secret().optional().describe('JSON Web Token'),
         jwtFile: text().optional().describe('file that holds the JSON Web Token; read at each login'),
         mount: mount('jwt'),
@@ -151,6 +223,30 @@ export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
       .refine((value) => (value.jwt === undefined) !== (value.jwtFile === undefined), 'give jwt or jwtFile')
       .optional()
       .describe('log in by a JSON Web Token'),
+    cert: z
+      .strictObject({
+        name: text().optional().describe('role of the auth method; every one is tried by default'),
+        mount: mount('cert'),
+      })
+      .optional()
+      .describe('log in by the certificate of tls.clientCertificateFile'),
+    aws: z
+      .strictObject({
+        role: text().optional().describe('role of the auth method; the name of the IAM role or user by default'),
+        credentials: z
+          .custom<() => Promise<AwsCredentials>>((value) => typeof value === 'function', 'expected a function')
+          .optional()
+          .describe('function that gives the keys of AWS, called at each login; AWS_ACCESS_KEY_ID and its like by default'),
+        region: text().optional().describe('region of the STS that is asked; us-east-1, by the global address, by default'),
+        stsEndpoint: z
+          .url({ protocol: /^https?$/ })
+          .optional()
+          .describe('address of STS; that of the region by default'),
+        serverId: text().optional().describe('value of the header X-Vault-AWS-IAM-Server-ID, where the mount asks for one'),
+        mount: mount('aws'),
+      })
+      .optional()
+      .describe('log in by an AWS identity'),
     namespace: text().optional().describe('namespace'),
     tls: z
       .strictObject({
@@ -166,6 +262,10 @@ export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
         'clientCertificateFile and clientKeyFile go together',
       )
       .prefault({}),
+    proxy: secret()
+      .refine((value) => /^https?:$/.test(URL.parse(value.expose())?.protocol ?? ''), 'expected http://host:port')
+      .optional()
+      .describe('proxy to go through: http://host:port, with user:password@ where it wants them'),
     timeoutMs: z.int().positive().default(30_000).describe('how long one request may take, in milliseconds'),
     retry: z
       .strictObject({
@@ -178,15 +278,38 @@ export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
     rateLimit: z
       .strictObject({
         perSecond: z.number().positive().describe('requests a second'),
-        burst: z.int().positive().optional().describe('requests at once; perSecond if not given'),
+        burst: z.int().positive().optional().describe('requests at once; `perSecond` by default'),
       })
       .optional()
       .describe('limit on the requests made'),
+    renewToken: z.boolean().default(true).describe('renew the token in the background, from the first call to close'),
     revokeOnClose: z.boolean().default(true).describe('revoke, at close, a token that was obtained by logging in'),
+    cache: z
+      .strictObject({
+        ttlMs: z.int().positive().describe('how long a secret of the KV engine is given out again, in milliseconds'),
+        staleIfErrorMs: z
+          .int()
+          .min(0)
+          .default(0)
+          .describe('how much longer while the server cannot be reached or fails, in milliseconds'),
+        maxEntries: z.int().positive().default(1_000).describe('secrets kept; the least recently used goes first'),
+      })
+      .optional()
+      .describe('keep secrets for a while'),
   })
   .superRefine((value, context) => {
-    const given = methods.filter((method) => value[method] !== undefined)
+    const given = loginMethods.filter((method) => value[method] !== undefined)
     if (given.length > 1) context.addIssue({ code: 'custom', message: `give one way to log in, not ${given.join(' and ')}` })
+    if (value.cert !== undefined && (value.tls.clientCertificateFile === undefined || !value.address.startsWith('https:'))) {
+      context.addIssue({
+        code: 'custom',
+        message: 'cert needs an address of https:// and tls.clientCertificateFile',
+        path: ['cert'],
+      })
+    }
+    if (value.proxy !== undefined && value.address.startsWith('unix:')) {
+      context.addIssue({ code: 'custom', message: 'a Unix socket is not reached through a proxy', path: ['proxy'] })
+    }
   })
 
 function isAddress(value: string): boolean {
@@ -216,7 +339,7 @@ export type Variables = Readonly<Record<string, string | undefined>>
  * The configuration that the variables of the Go client describe: `VAULT_ADDR` (default `https://127.0.0.1:8200`),
  * `VAULT_TOKEN`, `VAULT_NAMESPACE`, `VAULT_CACERT`, `VAULT_CAPATH`, `VAULT_CLIENT_CERT`, `VAULT_CLIENT_KEY`,
  * `VAULT_TLS_SERVER_NAME`, `VAULT_SKIP_VERIFY`, `VAULT_CLIENT_TIMEOUT` (seconds, or `1m30s`), `VAULT_MAX_RETRIES`,
- * `VAULT_RATE_LIMIT` (`rate` or `rate:burst`); and `VAULT_TOKEN_FILE`. The same names with `BAO_`, as OpenBao's client reads
+ * `VAULT_RATE_LIMIT` (`rate` or `rate:burst`), `VAULT_PROXY_ADDR` (or `VAULT_HTTP_PROXY`); and `VAULT_TOKEN_FILE`. The same names with `BAO_`, as OpenBao's client reads
  * them, go first. An empty variable is an unset one.
  * @throws ConfigError `VAULT_CONFIG_INVALID`
  */
@@ -246,10 +369,26 @@ export function vaultConfigFromEnvironment(variables: Variables = process.env): 
       serverName: plain('TLS_SERVER_NAME'),
       verify: skipVerify === undefined ? undefined : !skipVerify,
     }),
+    proxy: plain('PROXY_ADDR') ?? plain('HTTP_PROXY'),
     timeoutMs: read('CLIENT_TIMEOUT', parseGoDuration),
     retry: maxRetries === undefined ? undefined : { attempts: maxRetries + 1 },
     rateLimit: read('RATE_LIMIT', parseRateLimit),
   })
+}
+
+/**
+ * The keys of AWS in the environment.
+ * @throws ConfigError `VAULT_AWS_CREDENTIALS` where there are none
+ */
+export function awsCredentialsFromEnvironment(variables: Variables = process.env): AwsCredentials {
+  const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey, AWS_SESSION_TOKEN: sessionToken } = variables
+  if (accessKeyId === undefined || accessKeyId === '' || secretAccessKey === undefined || secretAccessKey === '') {
+    throw new ConfigError(
+      'there is no AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment; give aws.credentials, such as fromNodeProviderChain()',
+      { code: 'VAULT_AWS_CREDENTIALS' },
+    )
+  }
+  return { accessKeyId, secretAccessKey, ...(sessionToken === undefined || sessionToken === '' ? {} : { sessionToken }) }
 }
 
 function withoutUndefined<T extends object>(value: T): T {

@@ -4,6 +4,7 @@ import {
   ConfigError,
   ConflictError,
   ConnectionError,
+  DataError,
   HandlerError,
   NotFoundError,
   parseRetryAfter,
@@ -95,6 +96,12 @@ export function toAnswerError(facts: RequestFacts, answer: FailedAnswer): Handle
       context,
     })
   }
+  if (/wrapping token is not valid or does not exist/i.test(said)) {
+    return new AuthError(
+      `${what}: the server does not know the wrapping token: it has expired, or somebody has unwrapped it before; if that was none of yours, what it held is stolen and must be revoked`,
+      { code: 'VAULT_WRAPPING_TOKEN_INVALID', context },
+    )
+  }
   if (LOGIN_PATH.test(facts.path) && facts.method === 'POST' && [400, 401, 403, 404].includes(status)) {
     return new AuthError(`cannot log in at ${facts.path}: ${said === '' ? `status ${status}` : said}`, {
       code: 'VAULT_LOGIN_FAILED',
@@ -118,11 +125,48 @@ export function toAnswerError(facts: RequestFacts, answer: FailedAnswer): Handle
   if (/^(?:lease not found|lease expired|invalid lease)/i.test(said)) {
     return new NotFoundError(`${what}: the lease has ended or was revoked`, { code: 'VAULT_LEASE_NOT_FOUND', context })
   }
-  return remote(
-    'VAULT_REQUEST_REFUSED',
-    'never',
-    `${what}: the server refused it with status ${status}${said === '' ? '' : `: ${said}`}`,
+  if (/check-and-set parameter required/i.test(said)) {
+    return new ConfigError(`${what}: the mount or the secret takes no write without check-and-set; give cas, or use kv.update`, {
+      code: 'VAULT_CAS_REQUIRED',
+      context,
+    })
+  }
+  return (
+    transitError(what, said, context) ??
+    remote(
+      'VAULT_REQUEST_REFUSED',
+      'never',
+      `${what}: the server refused it with status ${status}${said === '' ? '' : `: ${said}`}`,
+    )
   )
+}
+
+/** The error of one item of a batch; `problem` is the server's own text. */
+export function toTransitError(facts: RequestFacts, problem: string, facets: Readonly<Record<string, unknown>>): HandlerError {
+  const said = strikeOut(problem, facts.sent)
+  const what = `${facts.method} ${facts.path}`
+  const context = { method: facts.method, path: facts.path, ...facets }
+  return (
+    transitError(what, said, context) ??
+    new RemoteError(`${what}: the server refused it: ${said}`, { code: 'VAULT_REQUEST_REFUSED', context, serverCode: '400' })
+  )
+}
+
+/** The transit engine answers each of these with status 400. */
+function transitError(what: string, said: string, context: Readonly<Record<string, unknown>>): HandlerError | undefined {
+  if (/^(?:encryption |signing |signature verification )?key not found$/i.test(said)) {
+    return new NotFoundError(`${what}: there is no such key`, { code: 'VAULT_KEY_NOT_FOUND', context })
+  }
+  if (/^invalid ciphertext|message authentication failed/i.test(said)) {
+    return new DataError(`${what}: the ciphertext is damaged, or belongs to another key or context (${said})`, {
+      code: 'VAULT_CIPHERTEXT_INVALID',
+      context,
+    })
+  }
+  if (/^invalid (?:base64 )?signature|^invalid hmac/i.test(said)) {
+    return new DataError(`${what}: this is no signature (${said})`, { code: 'VAULT_SIGNATURE_INVALID', context })
+  }
+  return undefined
 }
 
 /** The server has more than one "not found", and they call for different things. */
@@ -133,8 +177,10 @@ function notFound(
   body: unknown,
   context: Readonly<Record<string, unknown>>,
 ): HandlerError {
-  const metadata = property(property(body, 'data'), 'metadata')
-  if (typeof metadata === 'object' && metadata !== null) {
+  const data = property(body, 'data')
+  // A refused PATCH has the facts of the version where a refused read has them one level deeper.
+  const metadata = property(data, 'metadata') ?? data
+  if (typeof property(metadata, 'destroyed') === 'boolean') {
     const version = property(metadata, 'version')
     const destroyed = property(metadata, 'destroyed') === true
     const facets = { ...context, version, deletionTime: property(metadata, 'deletion_time') }
@@ -257,10 +303,18 @@ export function tokenRefused(facts: RequestFacts, origin: string, cause?: unknow
   })
 }
 
+/** A wrapping token that something else than the expected path has made. */
+export function wrappedElsewhere(madeBy: string, expected: string): AuthError {
+  return new AuthError(
+    `the wrapping token was made by ${madeBy}, and not by ${expected}: somebody may have put it in the place of the real one; it was not used`,
+    { code: 'VAULT_WRAPPING_TOKEN_FOREIGN', context: { madeBy, expected } },
+  )
+}
+
 /** No way to log in was given, and the server wants one. */
 export function noCredentials(facts: RequestFacts): AuthError {
   return new AuthError(
-    `${facts.method} ${facts.path} needs a token; give token, tokenFile, appRole, userpass, kubernetes or jwt in the options`,
+    `${facts.method} ${facts.path} needs a token; give token, tokenFile or one of the auth methods in the options`,
     { code: 'VAULT_NO_CREDENTIALS', context: { method: facts.method, path: facts.path } },
   )
 }

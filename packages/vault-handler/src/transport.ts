@@ -2,7 +2,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { Agent as HttpAgent, type IncomingHttpHeaders, request as httpRequest, type RequestOptions } from 'node:http'
 import { Agent as HttpsAgent, type AgentOptions, request as httpsRequest } from 'node:https'
 import { join } from 'node:path'
-import { CapacityError, ConfigError } from '@common-handlers/core'
+import { CapacityError, ConfigError, type Secret } from '@common-handlers/core'
 import type { VaultTlsConfig } from './config.ts'
 
 /** One request as it goes over the wire. */
@@ -23,16 +23,25 @@ export interface HttpAnswer {
 /** Twice what the server takes in one request by default (`max_request_size`, 32 MiB): more is not an answer of a vault. */
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
+/** The way to the server, where it is not a straight one. */
+export interface Route {
+  readonly socketPath?: string | undefined
+  readonly proxy?: Secret | undefined
+}
+
 /** node:http and node:https with kept connections. One transport speaks with one server. */
 export class HttpTransport {
   readonly #tls: VaultTlsConfig
   readonly #socketPath: string | undefined
-  readonly #http = new HttpAgent({ keepAlive: true })
+  readonly #agentOptions: AgentOptions
+  readonly #http: HttpAgent
   #https: Promise<HttpsAgent> | undefined
 
-  constructor(tls: VaultTlsConfig, socketPath?: string) {
+  constructor(tls: VaultTlsConfig, route: Route = {}) {
     this.#tls = tls
-    this.#socketPath = socketPath
+    this.#socketPath = route.socketPath
+    this.#agentOptions = { keepAlive: true, ...(route.proxy === undefined ? {} : throughProxy(route.proxy)) }
+    this.#http = new HttpAgent(this.#agentOptions)
   }
 
   /** The answer, whatever its status. Rejects with the driver's own error, or the reason of the signal. */
@@ -89,7 +98,7 @@ export class HttpTransport {
   }
 
   async #secureAgent(): Promise<HttpsAgent> {
-    this.#https ??= readTlsFiles(this.#tls).then((tls) => new HttpsAgent({ keepAlive: true, ...tls }))
+    this.#https ??= readTlsFiles(this.#tls).then((tls) => new HttpsAgent({ ...this.#agentOptions, ...tls }))
     try {
       return await this.#https
     } catch (error) {
@@ -97,6 +106,18 @@ export class HttpTransport {
       throw error
     }
   }
+}
+
+/** Node's agents speak with proxies from 22.21 and 24.5 on. An older one would go past the proxy without a word. */
+function throughProxy(proxy: Secret): AgentOptions {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+  if (major < 22 || (major === 22 && minor < 21) || major === 23 || (major === 24 && minor < 5)) {
+    throw new ConfigError(`Node ${process.versions.node} cannot use a proxy; it takes 22.21 or 24.5`, {
+      code: 'VAULT_CONFIG_INVALID',
+    })
+  }
+  const address = proxy.expose()
+  return { proxyEnv: { HTTP_PROXY: address, HTTPS_PROXY: address } }
 }
 
 function tooLarge(): CapacityError {

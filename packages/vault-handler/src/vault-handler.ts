@@ -1,5 +1,4 @@
 import {
-  AuthError,
   type CallOptions,
   type CheckResult,
   type Closable,
@@ -17,9 +16,10 @@ import {
   type StandardSchema,
 } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
-import { type LoginAnswer, type LoginRequest, TokenSource } from './authentication.ts'
+import { TokenSource } from './authentication.ts'
 import { type ApiRequest, VaultClient } from './client.ts'
 import {
+  loginMethods,
   parseVaultConfig,
   type Variables,
   type VaultConfig,
@@ -28,7 +28,8 @@ import {
 } from './config.ts'
 import { noCredentials, nodeUnusable, tokenRefused } from './errors.ts'
 import { Lease, type LeaseOptions } from './lease.ts'
-import { KeyValueReader, type SecretData } from './key-value.ts'
+import { writeExact } from './exact-json.ts'
+import { KeyValue } from './key-value.ts'
 import { parseReference } from './secret-path.ts'
 import { validate } from './validate.ts'
 
@@ -83,14 +84,14 @@ const RELEASE_TIMEOUT_MS = 2_000
  * const secrets = await vault.getSecret('secret/postgres/db')
  */
 export class VaultHandler implements Closable {
+  /** The KV engine: read, write, check-and-set, versions, metadata, lists. */
+  readonly kv: KeyValue
   readonly #config: VaultConfig
   readonly #client: VaultClient
   readonly #tokens: TokenSource
-  readonly #keyValue: KeyValueReader
   readonly #lifecycle: Lifecycle
   readonly #closing = new AbortController()
   readonly #releases = new Set<(signal: AbortSignal) => Promise<void>>()
-  readonly #tokenListeners = new Set<() => void>()
   readonly #api: VaultApi
 
   /** @throws ConfigError `VAULT_CONFIG_INVALID` */
@@ -98,17 +99,10 @@ export class VaultHandler implements Closable {
     const { logger = silentLogger, ...input } = options
     this.#config = parseVaultConfig(input)
     this.#client = new VaultClient(this.#config, logger)
-    this.#tokens = new TokenSource(
-      this.#config,
-      (request) => this.#logIn(request),
-      logger,
-      () => {
-        for (const listener of this.#tokenListeners) listener()
-      },
-    )
     this.#lifecycle = new Lifecycle('VaultHandler', 'VAULT', () => this.#release())
     this.#api = {
       logger,
+      signal: this.#lifecycle.signal,
       closing: this.#closing.signal,
       call: (action, callOptions, work) => this.#call(action, callOptions, work),
       authorised: (request, signal) => this.#authorised(request, signal),
@@ -118,14 +112,10 @@ export class VaultHandler implements Closable {
         this.#releases.add(work)
         return () => void this.#releases.delete(work)
       },
-      onNewToken: (listener) => {
-        this.#tokenListeners.add(listener)
-        return () => void this.#tokenListeners.delete(listener)
-      },
+      onTokenLost: (listener) => this.#tokens.onLost(listener),
     }
-    this.#keyValue = new KeyValueReader((path, query, signal) =>
-      this.#api.authorised({ method: 'GET', path, query, idempotent: true }, signal),
-    )
+    this.#tokens = new TokenSource(this.#config, this.#api)
+    this.kv = new KeyValue(this.#api)
     if (!this.#config.tls.verify) logger.warn({ address: this.#config.address }, 'the certificate of the vault is not verified')
   }
 
@@ -136,9 +126,8 @@ export class VaultHandler implements Closable {
    */
   static fromEnvironment(options: Partial<VaultHandlerOptions> = {}, variables?: Variables): VaultHandler {
     const { token, tokenFile, ...found } = vaultConfigFromEnvironment(variables)
-    const { appRole, userpass, kubernetes, jwt } = options
-    const ways = [options.token, options.tokenFile, appRole, userpass, kubernetes, jwt]
-    return new VaultHandler({ ...found, ...(ways.every((way) => way === undefined) ? { token, tokenFile } : {}), ...options })
+    const way = loginMethods.some((method) => options[method] !== undefined) ? {} : { token, tokenFile }
+    return new VaultHandler({ ...found, ...way, ...options })
   }
 
   /** Logs in. Every call does so by itself; this one shows early that it works. */
@@ -164,7 +153,7 @@ export class VaultHandler implements Closable {
     third: GetSecretOptions = {},
   ): Promise<SecretData | T> {
     const [schema, options] = isStandardSchema(second) ? [second, third] : [undefined, second]
-    const data = await this.#call(`read ${path}`, options, (signal) => this.#keyValue.read(path, options.version, signal))
+    const { data } = await this.kv.get(path, options)
     return schema === undefined ? data : validate(path, data, schema)
   }
 
@@ -184,7 +173,7 @@ export class VaultHandler implements Closable {
         context: { path, field },
       })
     }
-    return typeof value === 'string' ? value : JSON.stringify(value, exactInteger)
+    return typeof value === 'string' ? value : writeExact(value)
   }
 
   /**
@@ -322,21 +311,6 @@ export class VaultHandler implements Closable {
     }
   }
 
-  async #logIn(request: LoginRequest): Promise<LoginAnswer> {
-    const answer = await this.#client.send(
-      { method: 'POST', path: request.path, body: request.body, idempotent: true },
-      this.#lifecycle.signal,
-    )
-    const auth = (answer as { readonly auth?: LoginAnswer | null } | undefined)?.auth
-    if (auth === undefined || auth === null || typeof auth.client_token !== 'string' || auth.client_token === '') {
-      throw new AuthError(`the login at ${request.path} gave no token; does the method ask for a second factor?`, {
-        code: 'VAULT_LOGIN_FAILED',
-        context: { path: request.path },
-      })
-    }
-    return auth
-  }
-
   async #health(signal: AbortSignal, policy: Partial<RetryPolicy>): Promise<VaultHealth> {
     const answer = (await this.#client.send(
       {
@@ -398,12 +372,4 @@ function stateOf(answer: HealthAnswer): NodeState {
   if (answer.replication_dr_mode === 'secondary') return 'disaster recovery secondary'
   if (answer.performance_standby === true) return 'performance standby'
   return answer.standby ? 'standby' : 'active'
-}
-
-/** In Node since version 21; not in TypeScript's library yet. */
-const { rawJSON } = JSON as unknown as { readonly rawJSON: (text: string) => unknown }
-
-/** A bigint is written as the number it was in the answer. */
-function exactInteger(_key: string, value: unknown): unknown {
-  return typeof value === 'bigint' ? rawJSON(String(value)) : value
 }
