@@ -13,8 +13,6 @@ interface Held extends Obtained {
 
 /** A token is replaced this long before its end, or at nine tenths of its life where that is later. */
 const EARLY_MS = 30_000
-/** While a token lives its renewal is tried for at least so often. */
-const TRIES_IN_A_LIFE = 12
 /** A given token is looked up this long after its first use: a program that is done by then makes no request for it. */
 const LOOK_UP_AFTER_MS = 1_000
 /** The server counts in whole seconds; a renewal that gains less has met the maximum of the token. */
@@ -135,7 +133,7 @@ export class TokenSource {
         this.#api.logger.warn({ origin: this.origin, err: error, again: passes }, 'vault token could not be kept alive')
         const end = replaceAt(held)
         const next = passes
-          ? Date.now() + leaseRetryDelay(failures + 1, (held.expiresAt - held.since) / TRIES_IN_A_LIFE, error.retryAfterMs)
+          ? Date.now() + leaseRetryDelay(failures + 1, held.expiresAt - held.since, error.retryAfterMs)
           : Infinity
         if (next < end) this.#at(next, held, work, failures + 1)
         else this.#at(passes ? Math.max(next, end) : end, held, () => this.#logInForLeases(), failures + 1)

@@ -96,12 +96,7 @@ export function toAnswerError(facts: RequestFacts, answer: FailedAnswer): Handle
       context,
     })
   }
-  if (/wrapping token is not valid or does not exist/i.test(said)) {
-    return new AuthError(
-      `${what}: the server does not know the wrapping token: it has expired, or somebody has unwrapped it before; if that was none of yours, what it held is stolen and must be revoked`,
-      { code: 'VAULT_WRAPPING_TOKEN_INVALID', context },
-    )
-  }
+  if (/wrapping token is not valid or does not exist/i.test(said)) return wrappingTokenInvalid(context)
   if (LOGIN_PATH.test(facts.path) && facts.method === 'POST' && [400, 401, 403, 404].includes(status)) {
     return new AuthError(`cannot log in at ${facts.path}: ${said === '' ? `status ${status}` : said}`, {
       code: 'VAULT_LOGIN_FAILED',
@@ -301,6 +296,14 @@ export function tokenRefused(facts: RequestFacts, origin: string, cause?: unknow
     context: { method: facts.method, path: facts.path },
     cause,
   })
+}
+
+/** The server tells a wrapping token that was used from none that ever was as little as from one that has expired. */
+export function wrappingTokenInvalid(context: Readonly<Record<string, unknown>>, cause?: unknown): AuthError {
+  return new AuthError(
+    'the server does not know the wrapping token: it has expired, or somebody has unwrapped it before; if that was none of yours, take what it held for stolen and revoke it',
+    { code: 'VAULT_WRAPPING_TOKEN_INVALID', context, cause },
+  )
 }
 
 /** A wrapping token that something else than the expected path has made. */
