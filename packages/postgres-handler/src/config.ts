@@ -37,12 +37,20 @@ export interface PostgresConfigInput {
   statementTimeoutMs?: number | undefined
   pool?:
     | {
-        /** Connections that are kept though they are idle. Default 0. */
+        /** Connections that are kept though they are idle, once they were needed. Default 0. */
         min?: number | undefined
-        /** Connections at most. Default 10. */
+        /** Connections at most, whoever they are logged in as. Default 10. */
         max?: number | undefined
-        /** An idle connection above `min` is closed after so many milliseconds. Default 10 000. */
+        /** An idle connection above `min` is closed after so many milliseconds. 0 is never. Default 10 000. */
         idleTimeoutMs?: number | undefined
+        /** A connection is closed when it is this old and idle, up to a tenth sooner. 0 is never. Default 1 800 000. */
+        maxLifetimeMs?: number | undefined
+        /** How long a call waits for a connection, in milliseconds. 0 is no limit. Default 10 000. */
+        waitTimeoutMs?: number | undefined
+        /** Calls that may wait while all connections are in use. Default: no limit. */
+        maxWaiting?: number | undefined
+        /** When the user changes, connections still busy as the former one are cut after so long. 0, the default, is never. */
+        drainTimeoutMs?: number | undefined
       }
     | undefined
 }
@@ -59,7 +67,15 @@ export interface PostgresConfig {
   readonly applicationName: string
   readonly connectTimeoutMs: number
   readonly statementTimeoutMs: number
-  readonly pool: { readonly min: number; readonly max: number; readonly idleTimeoutMs: number }
+  readonly pool: {
+    readonly min: number
+    readonly max: number
+    readonly idleTimeoutMs: number
+    readonly maxLifetimeMs: number
+    readonly waitTimeoutMs: number
+    readonly maxWaiting?: number | undefined
+    readonly drainTimeoutMs: number
+  }
 }
 
 const sslModes = ['disable', 'require', 'verify-ca', 'verify-full'] as const
@@ -69,9 +85,19 @@ const milliseconds = z
   .max(2 ** 31 - 1)
 
 const poolSchema = z.strictObject({
-  min: z.int().min(0).default(0).describe('Connections that are kept though they are idle'),
-  max: z.int().min(1).default(10).describe('Connections at most'),
-  idleTimeoutMs: milliseconds.default(10_000).describe('An idle connection above min is closed after so many milliseconds'),
+  min: z.int().min(0).default(0).describe('Connections that are kept though they are idle, once they were needed'),
+  max: z.int().min(1).default(10).describe('Connections at most, whoever they are logged in as'),
+  idleTimeoutMs: milliseconds
+    .default(10_000)
+    .describe('An idle connection above min is closed after so many milliseconds; 0: never'),
+  maxLifetimeMs: milliseconds
+    .default(1_800_000)
+    .describe('A connection this old is closed when it is idle, up to a tenth sooner; 0: never'),
+  waitTimeoutMs: milliseconds.default(10_000).describe('How long a call waits for a connection, in milliseconds; 0: no limit'),
+  maxWaiting: z.int().min(0).optional().describe('Calls that may wait while all connections are in use; no limit by default'),
+  drainTimeoutMs: milliseconds
+    .default(0)
+    .describe('When the user changes, connections still busy as the former one are cut after so many milliseconds; 0: never'),
 })
 
 const optionsSchema = z.strictObject({
@@ -94,14 +120,22 @@ const optionsSchema = z.strictObject({
 type Options = z.output<typeof optionsSchema>
 
 /** One strict schema for all options but the logger. Apps embed it in their own. */
-export const postgresConfigSchema: z.ZodType<PostgresConfig, PostgresConfigInput> = optionsSchema.transform(
-  (options, context) => {
+export const postgresConfigSchema: z.ZodType<PostgresConfig, PostgresConfigInput> = schemaFor('options')
+
+/** Who says as whom to log in: the options, or a provider beside them. */
+type LoginFrom = 'options' | 'provider'
+
+function schemaFor(loginFrom: LoginFrom): z.ZodType<PostgresConfig, PostgresConfigInput> {
+  return optionsSchema.transform((options, context) => {
     const problem = (path: string, message: string): void => {
       context.issues.push({ code: 'custom', message, path: [path], input: undefined })
     }
     const given = options.url === undefined ? {} : fromUrl(options, options.url, problem)
     const { sslMode = 'disable', ...config } = { ...defined(options), ...given }
-    if (config.user === undefined) problem('user', 'missing')
+    if (loginFrom === 'options' && config.user === undefined) problem('user', 'missing')
+    else if (loginFrom === 'provider' && (config.user !== undefined || config.password !== undefined)) {
+      problem('credentials', 'gives user and password; give none beside it')
+    } else if (loginFrom === 'provider' && config.database === undefined) problem('database', 'missing: the user may change')
     else if (config.sslRootCert !== undefined && (sslMode === 'disable' || sslMode === 'require')) {
       problem('sslRootCert', `is not looked at with sslMode "${sslMode}": use verify-ca or verify-full`)
     } else if (config.pool.min > config.pool.max) problem('pool', 'min is greater than max')
@@ -118,8 +152,8 @@ export const postgresConfigSchema: z.ZodType<PostgresConfig, PostgresConfigInput
       statementTimeoutMs: config.statementTimeoutMs,
       pool: config.pool,
     }
-  },
-)
+  })
+}
 
 const defined = (options: Options): Options =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Options
@@ -164,8 +198,8 @@ function fromUrl(options: Options, secretUrl: Secret, problem: (path: string, me
 }
 
 /** Parses options. @throws ConfigError `POSTGRES_CONFIG_INVALID` */
-export function parseConfig(input: PostgresConfigInput): PostgresConfig {
-  const parsed = postgresConfigSchema.safeParse(input)
+export function parseConfig(input: PostgresConfigInput, withProvider: boolean): PostgresConfig {
+  const parsed = (withProvider ? schemaFor('provider') : postgresConfigSchema).safeParse(input)
   if (parsed.success) return parsed.data
   const problems = parsed.error.issues.map((issue) => `${issue.path.map(String).join('.') || '(top)'}: ${issue.message}`)
   throw new ConfigError(`the options of PostgresHandler cannot be used:\n${problems.map((line) => `  ${line}`).join('\n')}`, {

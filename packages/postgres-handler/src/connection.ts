@@ -2,9 +2,10 @@ import { ConflictError, DataError } from '@common-handlers/core'
 import { type BoundStatement, StatementBatch, toField } from './batch.ts'
 import { type CopyBlock, CopyReader, type CopyReaderOptions } from './copy-reader.ts'
 import { DescribeStatement } from './describe-statement.ts'
-import { type CancelTarget, type PooledClient, requestCancel } from './driver.ts'
+import { type DriverClient, requestCancel } from './driver.ts'
 import { type Circumstances, toHandlerError } from './errors.ts'
 import type { Exchange } from './exchange.ts'
+import type { Loan } from './pool.ts'
 import type { RawResult, ResultField, RowFormat } from './rows.ts'
 import { bindValues } from './values.ts'
 
@@ -12,12 +13,6 @@ import { bindValues } from './values.ts'
 const CANCEL_LIMIT_MS = 5_000
 /** A cancel request that reaches the server before the statement does is lost, so it is sent again. */
 const CANCEL_AGAIN_MS = 100
-
-export interface ConnectionPlace extends CancelTarget {
-  /** `user@host:port/database` */
-  readonly target: string
-  readonly user: string
-}
 
 /** What an error says about the statement that failed, and how it is told of an abort. */
 interface Attended {
@@ -32,17 +27,17 @@ interface Attended {
  * until it is idle, so that a connection that is given back runs nothing.
  */
 export class Connection {
-  readonly #client: PooledClient
-  readonly #place: ConnectionPlace
+  readonly #client: DriverClient
+  readonly #giveBack: () => void
   #last: Promise<void> = Promise.resolve()
   #copying = false
   #inTransaction = false
   #released = false
   #numbers = 0
 
-  constructor(client: PooledClient, place: ConnectionPlace) {
-    this.#client = client
-    this.#place = place
+  constructor(loan: Loan) {
+    this.#client = loan.client
+    this.#giveBack = () => loan.release()
   }
 
   /** `15.13 (Debian 15.13-0+deb12u1)` */
@@ -51,7 +46,7 @@ export class Connection {
   }
 
   get user(): string {
-    return this.#place.user
+    return this.#client.place.user
   }
 
   /** True between BEGIN and its end. */
@@ -186,11 +181,11 @@ export class Connection {
   release(): void {
     if (this.#released) return
     this.#released = true
-    this.#client.release(!this.#client.reusable)
+    this.#giveBack()
   }
 
   #circumstances({ statement, place, file }: Attended, phase?: 'commit'): Circumstances {
-    const { target, user } = this.#place
+    const { target, user } = this.#client.place
     return { phase: phase ?? (this.#inTransaction ? 'transaction' : 'statement'), target, user, statement, place, file }
   }
 
@@ -248,7 +243,7 @@ export class Connection {
         client.destroy()
         break
       }
-      await requestCancel(client, this.#place, left)
+      await requestCancel(client, left)
       await waitAtMost(idle, Math.min(CANCEL_AGAIN_MS, left))
     }
     await idle

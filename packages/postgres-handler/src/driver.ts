@@ -69,24 +69,33 @@ function sessionOptions(config: PostgresConfig): string {
     .join(' ')
 }
 
+/** How long a peer gets to answer the goodbye. */
+const GOODBYE_MS = 2_000
+
 /** The server changes these by itself, or they change nothing that the next user of a connection would notice. */
 const MAY_CHANGE = new Set(['in_hot_standby', 'application_name'])
 
 /** A connection that tells whether the server is idle, whether it is still there and whether its settings are as they were. */
 export class DriverClient extends pg.Client {
+  /** Where it is connected to, and as whom. */
+  readonly place: ConnectionPlace
   #gone = false
+  #failure: Error | undefined
   #serverVersion = ''
   readonly #reported = new Map<string, string>()
   readonly #altered = new Set<string>()
 
-  constructor(config?: string | pg.ClientConfig) {
+  constructor(config: pg.ClientConfig, place: ConnectionPlace) {
     super(config)
+    this.place = place
     // pg reads PGBINARY and PGREPLICATION from the environment, which would turn results into bytes.
     Object.assign(this, { binary: false })
     Object.assign((this as unknown as { readonly connectionParameters: object }).connectionParameters, { replication: undefined })
     // An error without a listener ends the process, and a backend may be killed at any time. Whoever waits is told by
     // the query's own rejection.
-    this.on('error', () => undefined)
+    this.on('error', (error) => {
+      this.#failure ??= error
+    })
     // pg leaves the socket open where it is pg that gives up, for want of a password for example; the server would keep
     // its half of it for a minute.
     this.wire.on('error', () => this.destroy())
@@ -107,6 +116,16 @@ export class DriverClient extends pg.Client {
     return this.#gone
   }
 
+  /** What ended it, or is about to: the server's last words, or those of the socket. */
+  get failure(): Error | undefined {
+    return this.#failure
+  }
+
+  /** It is there, as far as is known. */
+  get usable(): boolean {
+    return !this.#gone && this.#failure === undefined
+  }
+
   /** `15.13 (Debian 15.13-0+deb12u1)` */
   get serverVersion(): string {
     return this.#serverVersion
@@ -119,7 +138,7 @@ export class DriverClient extends pg.Client {
 
   /** True when the connection is as it was when it was made: idle, in no transaction, its settings unchanged. */
   get reusable(): boolean {
-    return !this.#gone && this.ready && this.getTransactionStatus() === 'I' && this.#altered.size === 0
+    return this.usable && this.ready && this.getTransactionStatus() === 'I' && this.#altered.size === 0
   }
 
   /** Resolves when the server waits for the next statement, or the connection has ended. */
@@ -146,9 +165,26 @@ export class DriverClient extends pg.Client {
     this.query(submittable as unknown as pg.Submittable)
   }
 
-  /** Ends the connection without a goodbye. */
-  destroy(): void {
-    this.wire.stream.destroy()
+  /** Calls back when the connection has ended; at once if it has already. */
+  onEnd(listener: () => void): void {
+    if (this.#gone) listener()
+    else this.wire.once('end', listener)
+  }
+
+  /** Ends the connection, politely where the server listens. A peer that has vanished never answers the goodbye. */
+  async close(): Promise<void> {
+    if (this.#gone) return
+    const timer = setTimeout(() => this.destroy(), GOODBYE_MS)
+    try {
+      await this.end()
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  /** Ends the connection without a goodbye; what runs on it fails for the given reason. */
+  destroy(reason?: Error): void {
+    this.wire.stream.destroy(reason)
   }
 
   #report(name: string, value: string): void {
@@ -160,79 +196,47 @@ export class DriverClient extends pg.Client {
   }
 }
 
-export type PooledClient = DriverClient & { release(destroy?: boolean): void }
-
-export interface DriverPool {
-  connect(): Promise<PooledClient>
-  end(): Promise<void>
-  readonly total: number
-  readonly idle: number
-  readonly waiting: number
-}
-
-/** A pool of connections. No connection is made yet. */
-export function openPool(
+/** Logs in. @throws what pg makes of a server that refuses or is not there; the signal's reason */
+export async function connectClient(
   config: PostgresConfig,
   ssl: ConnectionOptions | false,
-  onIdleError: (error: Error) => void,
-): DriverPool {
-  const clients = new Set<DriverClient>()
-  const connecting = new Set<DriverClient>()
-  class PoolClient extends DriverClient {
-    constructor(given?: string | pg.ClientConfig) {
-      super(given)
-      connecting.add(this)
-      const settled = (): void => void connecting.delete(this)
-      this.wire.once('readyForQuery', settled)
-      this.wire.once('end', settled)
-    }
-  }
-  const pool = new pg.Pool({
-    Client: PoolClient,
-    host: config.host,
-    port: config.port,
-    database: config.database,
-    user: config.user,
-    // A function, for pg looks into PGPASSWORD and ~/.pgpass when there is no password.
-    password: () => config.password?.expose() ?? (undefined as unknown as string),
-    ssl,
-    sslnegotiation: 'postgres',
-    application_name: config.applicationName,
-    client_encoding: 'UTF8',
-    options: sessionOptions(config),
-    keepAlive: true,
-    // TLS has buffers of its own.
-    ...(ssl === false ? { stream: lendingSocket } : {}),
-    connectionTimeoutMillis: config.connectTimeoutMs,
-    min: config.pool.min,
-    max: config.pool.max,
-    idleTimeoutMillis: config.pool.idleTimeoutMs,
-  })
-  pool.on('error', onIdleError)
-  pool.on('connect', (client) => clients.add(client as unknown as DriverClient))
-  pool.on('remove', (client) => clients.delete(client as unknown as DriverClient))
-  return {
-    connect: async () => (await pool.connect()) as unknown as PooledClient,
-    end: async () => {
-      // Whoever asked for these has gone; the pool would wait out their time limit.
-      for (const client of connecting) client.destroy()
-      // A peer that has vanished never answers the goodbye.
-      const timer = setTimeout(() => clients.forEach((client) => client.destroy()), 2_000)
-      try {
-        await pool.end()
-      } finally {
-        clearTimeout(timer)
-      }
+  login: { readonly user: string; readonly password: string },
+  signal: AbortSignal,
+): Promise<DriverClient> {
+  const { host, port, database } = config
+  const { user, password } = login
+  const client = new DriverClient(
+    {
+      host,
+      port,
+      database,
+      user,
+      // A function, for pg looks into PGPASSWORD and ~/.pgpass when there is no password.
+      password: () => (password === '' ? (undefined as unknown as string) : password),
+      ssl,
+      sslnegotiation: 'postgres',
+      application_name: config.applicationName,
+      client_encoding: 'UTF8',
+      options: sessionOptions(config),
+      keepAlive: true,
+      // TLS has buffers of its own.
+      ...(ssl === false ? { stream: lendingSocket } : {}),
+      connectionTimeoutMillis: config.connectTimeoutMs,
     },
-    get total() {
-      return pool.totalCount
-    },
-    get idle() {
-      return pool.idleCount
-    },
-    get waiting() {
-      return pool.waitingCount
-    },
+    { host, port, ssl, user, target: `${user}@${host}:${port}/${database}` },
+  )
+  const abort = (): void => client.destroy()
+  signal.addEventListener('abort', abort, { once: true })
+  try {
+    signal.throwIfAborted()
+    await client.connect()
+    return client
+  } catch (error) {
+    client.destroy()
+    signal.throwIfAborted()
+    throw error
+  } finally {
+    signal.removeEventListener('abort', abort)
   }
 }
 
@@ -241,6 +245,13 @@ export interface CancelTarget {
   readonly host: string
   readonly port: number
   readonly ssl: ConnectionOptions | false
+}
+
+/** Where a connection leads, and as whom. */
+export interface ConnectionPlace extends CancelTarget {
+  /** `user@host:port/database` */
+  readonly target: string
+  readonly user: string
 }
 
 interface CancelWire extends Wire {
@@ -253,7 +264,8 @@ interface CancelWire extends Wire {
  * Asks the server to cancel what a connection runs (PostgreSQL, "Canceling Requests in Progress"). The server closes
  * the socket once the signal is on its way; whether it came in time shows on the connection itself.
  */
-export async function requestCancel(client: DriverClient, target: CancelTarget, timeoutMs: number): Promise<void> {
+export async function requestCancel(client: DriverClient, timeoutMs: number): Promise<void> {
+  const target: CancelTarget = client.place
   const { processID, secretKey } = client as unknown as { readonly processID: number | null; readonly secretKey: number | null }
   if (processID === null || secretKey === null) return
   const wire = new pg.Connection({ ssl: target.ssl }) as unknown as CancelWire

@@ -236,14 +236,7 @@ function fromSocket(error: unknown, circumstances: Circumstances): HandlerError 
       code: 'POSTGRES_TLS_UNTRUSTED',
     })
   }
-  if (message === 'timeout exceeded when trying to connect') {
-    return new CapacityError(`no connection of the pool to ${circumstances.target} became free in time`, {
-      ...base,
-      code: 'POSTGRES_POOL_EXHAUSTED',
-      retry: 'safe',
-    })
-  }
-  if (/connection timeout$|^timeout expired$/.test(message)) {
+  if (message === 'timeout expired') {
     return new ConnectionError(`${circumstances.target} did not answer in time`, {
       ...base,
       code: 'POSTGRES_CONNECT_TIMEOUT',

@@ -1,9 +1,13 @@
 export type { ColumnDescription, QueryDescription, TableDescription, TableKind, TypeKind } from './catalog.ts'
 export { type PostgresConfig, type PostgresConfigInput, postgresConfigSchema, type SslMode } from './config.ts'
+export type { CopyResult, CopySource } from './copy-in.ts'
 export { type CopyBlock, DEFAULT_BLOCK_BYTES } from './copy-reader.ts'
+export type { CopySink } from './copy-to.ts'
+export type { InsertRow, OnConflict } from './insert-many.ts'
+export type { CredentialFunction, CredentialProvider, HeldCredentials, Login } from './credentials.ts'
+export type { PoolStatus } from './pool.ts'
 export {
   type IsolationLevel,
-  type PoolStatus,
   type PostgresCheckOptions,
   PostgresHandler,
   type PostgresHandlerOptions,
@@ -13,6 +17,16 @@ export {
   type Transaction,
   type TransactionOptions,
 } from './postgres-handler.ts'
-export type { CopyOutOptions, ExecuteResult, Queries, ReadOptions, Row } from './session.ts'
+export type {
+  BatchResult,
+  CopyOutOptions,
+  ExecuteResult,
+  InsertManyOptions,
+  Queries,
+  ReadOptions,
+  Row,
+  StreamOptions,
+} from './session.ts'
 export { ident, quoteIdent, quoteLiteral, sql, type SqlIdentifier, type SqlStatement } from './sql.ts'
+export type { TypeForms, ValueForm, ValueOptions } from './values.ts'
 export type { StandardSchema } from '@common-handlers/core'

@@ -11,24 +11,44 @@ import {
 } from '@common-handlers/core'
 import { checkReadable, type QueryDescription, type TableDescription } from './catalog.ts'
 import { parseConfig, type PostgresConfig, type PostgresConfigInput, tlsOptions } from './config.ts'
-import { Connection, type ConnectionPlace } from './connection.ts'
+import { Connection } from './connection.ts'
+import type { CopyResult, CopySource } from './copy-in.ts'
 import type { CopyBlock } from './copy-reader.ts'
-import { type DriverPool, openPool, type PooledClient } from './driver.ts'
-import { toHandlerError } from './errors.ts'
+import type { CopySink } from './copy-to.ts'
 import {
+  type CredentialFunction,
+  type CredentialProvider,
+  credentialsFrom,
+  fixedCredentials,
+  type HeldCredentials,
+} from './credentials.ts'
+import { connectClient, type DriverClient } from './driver.ts'
+import { toHandlerError } from './errors.ts'
+import type { InsertRow } from './insert-many.ts'
+import { Pool, type PoolStatus } from './pool.ts'
+import {
+  type BatchResult,
   type CopyOutOptions,
   type ExecuteResult,
+  type InsertManyOptions,
   type Queries,
   queriesOfTransaction,
   queriesOn,
   type ReadOptions,
   type Row,
+  type StreamOptions,
   streamWithin,
 } from './session.ts'
 import type { SqlStatement } from './sql.ts'
+import type { ValueOptions } from './values.ts'
 
-/** Everything that {@link PostgresHandler} takes. `user` (or `url`) is needed. */
+/** Everything that {@link PostgresHandler} takes. `user` (or `url`) is needed, or `credentials` and `database`. */
 export interface PostgresHandlerOptions extends PostgresConfigInput {
+  /**
+   * Who gives user and password, instead of `user` and `password`: a provider that says when they change, such as a
+   * lease of VaultHandler, or a function that is asked before a login. Not closed with the handler.
+   */
+  credentials?: CredentialProvider | CredentialFunction | undefined
   /** Told of connections that were lost while idle and of tries to connect. Silent by default. */
   logger?: Logger | undefined
 }
@@ -77,14 +97,6 @@ export interface PostgresCheckOptions extends CallOptions {
   readonly tables?: readonly string[] | undefined
 }
 
-/** How many connections there are. */
-export interface PoolStatus {
-  readonly total: number
-  readonly idle: number
-  /** Calls that wait for one. */
-  readonly waiting: number
-}
-
 const PREFIX = 'POSTGRES'
 const CONNECT_ATTEMPTS = 3
 
@@ -99,18 +111,29 @@ export class PostgresHandler implements Queries, AsyncDisposable {
   readonly #logger: Logger
   readonly #lifecycle: Lifecycle
   readonly #queries: Queries
-  /** `user@host:port/database` */
+  readonly #pool: Pool
+  /** `host:port/database` */
+  readonly #place: string
+  /** `user@host:port/database`, without the user where a provider gives it. */
   readonly #target: string
-  #opening: Promise<{ readonly pool: DriverPool; readonly place: ConnectionPlace }> | undefined
 
   /** @throws ConfigError `POSTGRES_CONFIG_INVALID` */
   constructor(options: PostgresHandlerOptions) {
-    const { logger, ...input } = options
-    this.#config = parseConfig(input)
+    const { logger, credentials, ...input } = options
+    this.#config = parseConfig(input, credentials !== undefined)
     this.#logger = logger ?? silentLogger
-    const { user, host, port, database } = this.#config
-    this.#target = `${user}@${host}:${port}/${database}`
-    this.#lifecycle = new Lifecycle('PostgresHandler', PREFIX, () => this.#release())
+    const { user, password, host, port, database } = this.#config
+    this.#place = `${host}:${port}/${database}`
+    this.#target = credentials === undefined ? `${user}@${this.#place}` : this.#place
+    const warn = (what: string) => (reason: string) => this.#logger.warn({ server: this.#target, reason }, what)
+    this.#pool = new Pool(this.#target, this.#config.pool, {
+      credentials:
+        typeof credentials === 'function' ? credentialsFrom(credentials) : (credentials ?? fixedCredentials(user, password)),
+      connect: (login, signal) => this.#login(login, signal),
+      onLost: warn('an idle connection was lost'),
+      onRotationFailed: warn('new credentials were announced and could not be had'),
+    })
+    this.#lifecycle = new Lifecycle('PostgresHandler', PREFIX, () => this.#pool.end())
     this.#queries = queriesOn(
       (action, callOptions, work) => this.#run(action, callOptions, work),
       (callOptions, work) => this.#stream(callOptions, work),
@@ -126,11 +149,11 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     return this.#queries.getRecords(statement, params, options)
   }
 
-  getRows(
+  getRows<T extends readonly unknown[] = readonly Row[string][]>(
     statement: string | SqlStatement,
     params?: readonly unknown[],
-    options?: CallOptions,
-  ): Promise<(readonly Row[string][])[]> {
+    options?: CallOptions & ValueOptions,
+  ): Promise<T[]> {
     return this.#queries.getRows(statement, params, options)
   }
 
@@ -141,6 +164,31 @@ export class PostgresHandler implements Queries, AsyncDisposable {
   /** Any number of statements separated by semicolons, such as a schema file: all or none of them, unless they say COMMIT. */
   executeScript(script: string, options?: CallOptions): Promise<void> {
     return this.#run('the script', options, (connection, signal) => connection.script(script, signal))
+  }
+
+  stream<T = Row>(statement: string | SqlStatement, params?: readonly unknown[], options?: StreamOptions<T>): AsyncIterable<T> {
+    return this.#queries.stream(statement, params, options)
+  }
+
+  batch(statements: readonly (string | SqlStatement)[], options?: CallOptions): Promise<BatchResult[]> {
+    return this.#queries.batch(statements, options)
+  }
+
+  insertMany<const C extends string>(
+    table: string,
+    columns: readonly C[],
+    rows: Iterable<InsertRow<NoInfer<C>>> | AsyncIterable<InsertRow<NoInfer<C>>>,
+    options?: InsertManyOptions<NoInfer<C>>,
+  ): Promise<number> {
+    return this.#queries.insertMany(table, columns, rows, options)
+  }
+
+  copyTo(statement: string | SqlStatement, sink: CopySink, options?: CopyOutOptions): Promise<CopyResult> {
+    return this.#queries.copyTo(statement, sink, options)
+  }
+
+  copyFrom(statement: string | SqlStatement, source: CopySource, options?: CallOptions): Promise<CopyResult> {
+    return this.#queries.copyFrom(statement, source, options)
   }
 
   copyOut(statement: string | SqlStatement, options?: CopyOutOptions): AsyncIterable<CopyBlock> {
@@ -198,11 +246,9 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     return await runCheck(`postgres://${this.#target}`, attempts, options.signal)
   }
 
-  /** How many connections there are now. */
-  async poolStatus(): Promise<PoolStatus> {
-    if (this.#opening === undefined) return { total: 0, idle: 0, waiting: 0 }
-    const { pool } = await this.#opening
-    return { total: pool.total, idle: pool.idle, waiting: pool.waiting }
+  /** What the pool does now, and what it did since the handler was made. */
+  poolStatus(): PoolStatus {
+    return this.#pool.status()
   }
 
   /** Lets no new call in, waits for those under way (cancelling them after the grace) and closes the connections. */
@@ -262,60 +308,23 @@ export class PostgresHandler implements Queries, AsyncDisposable {
   }
 
   async #acquire(signal: AbortSignal): Promise<Connection> {
-    const { pool, place } = await this.#open()
     const policy = { attempts: CONNECT_ATTEMPTS, budgetMs: this.#config.connectTimeoutMs }
-    const client = await retry(() => this.#checkOut(pool, signal), {
+    const loan = await retry(() => this.#pool.acquire(signal), {
       policy,
       signal,
       onRetry: (error, next) => this.#logger.debug({ code: error.code, ...next }, 'connecting again'),
     })
-    return new Connection(client, place)
+    return new Connection(loan)
   }
 
-  async #checkOut(pool: DriverPool, signal: AbortSignal): Promise<PooledClient> {
-    signal.throwIfAborted()
-    const connecting = pool.connect()
-    const aborted = Promise.withResolvers<never>()
-    const abort = (): void => aborted.reject(signal.reason)
-    signal.addEventListener('abort', abort, { once: true })
+  async #login(login: HeldCredentials, signal: AbortSignal): Promise<DriverClient> {
     try {
-      return await Promise.race([connecting, aborted.promise])
+      // Certificates are read for each connection, so that those that were replaced are used without a restart.
+      return await connectClient(this.#config, await tlsOptions(this.#config), login, signal)
     } catch (error) {
-      // A connection that comes after its caller has gone is for the next one.
-      connecting.then(
-        (client) => client.release(),
-        () => undefined,
-      )
       signal.throwIfAborted()
-      throw toHandlerError(error, { phase: 'connect', target: this.#target, user: this.#config.user })
-    } finally {
-      signal.removeEventListener('abort', abort)
+      throw toHandlerError(error, { phase: 'connect', target: `${login.user}@${this.#place}`, user: login.user })
     }
-  }
-
-  /** One pool for all calls; a certificate that could not be read is looked for again by the next call. */
-  #open(): Promise<{ readonly pool: DriverPool; readonly place: ConnectionPlace }> {
-    if (this.#opening !== undefined) return this.#opening
-    const opening = this.#openPool()
-    this.#opening = opening
-    opening.catch(() => {
-      this.#opening = undefined
-    })
-    return opening
-  }
-
-  async #openPool(): Promise<{ readonly pool: DriverPool; readonly place: ConnectionPlace }> {
-    const ssl = await tlsOptions(this.#config)
-    const { host, port, user } = this.#config
-    const pool = openPool(this.#config, ssl, (error) => {
-      this.#logger.warn({ server: this.#target, reason: error.message }, 'an idle connection was lost')
-    })
-    return { pool, place: { host, port, user, ssl, target: this.#target } }
-  }
-
-  async #release(): Promise<void> {
-    const opened = await this.#opening?.catch(() => undefined)
-    await opened?.pool.end()
   }
 }
 

@@ -29,7 +29,7 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
       Array.from({ length: 50 }, (_, n) => pg.getRecords('SELECT sum(i)::int AS s FROM generate_series(1, $1::int) AS i', [n])),
     )
     expect(sums.map(([row]) => row?.['s'] ?? 0)).toEqual(Array.from({ length: 50 }, (_, n) => (n * (n + 1)) / 2))
-    expect((await pg.poolStatus()).total).toBeLessThanOrEqual(8)
+    expect(pg.poolStatus().total).toBeLessThanOrEqual(8)
   })
 
   it('leaves none after 100 COPYs left or aborted at any point', async () => {
@@ -92,7 +92,7 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
   })
 
   it('says that the pool is exhausted when no connection becomes free', async () => {
-    await using pg = new PostgresHandler(db.options({ pool: { max: 1 }, connectTimeoutMs: 100 }))
+    await using pg = new PostgresHandler(db.options({ pool: { max: 1, waitTimeoutMs: 100 } }))
     await pg.transaction(async () => {
       expect(await failure(pg.execute('SELECT 1'))).toMatchObject({
         name: 'CapacityError',

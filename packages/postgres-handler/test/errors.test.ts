@@ -67,14 +67,7 @@ describe('the error table', () => {
       'safe',
     ],
     [socket('getaddrinfo ENOTFOUND nowhere', 'ENOTFOUND'), at('connect'), 'ConnectionError', 'POSTGRES_CONNECT_FAILED', 'safe'],
-    [
-      socket('Connection terminated due to connection timeout'),
-      at('connect'),
-      'ConnectionError',
-      'POSTGRES_CONNECT_TIMEOUT',
-      'safe',
-    ],
-    [socket('timeout exceeded when trying to connect'), at('connect'), 'CapacityError', 'POSTGRES_POOL_EXHAUSTED', 'safe'],
+    [socket('timeout expired'), at('connect'), 'ConnectionError', 'POSTGRES_CONNECT_TIMEOUT', 'safe'],
     [
       socket('Connection terminated unexpectedly'),
       at('statement'),
