@@ -81,8 +81,8 @@ export class TokenSource {
   }
 
   /** What a renewal by hand was answered. */
-  renewed(token: Secret, life: TokenLife): void {
-    if (this.#held?.token === token) this.#hold({ ...this.#held, life }, Date.now())
+  renewed(life: TokenLife): void {
+    if (this.#held !== undefined) this.#hold({ ...this.#held, life }, Date.now())
   }
 
   /** See {@link VaultApi.onTokenLost}. */

@@ -62,8 +62,6 @@ export function awsLogin(
     iam_http_request_method: 'POST',
     iam_request_url: base64(url.href),
     iam_request_body: base64(BODY),
-    iam_request_headers: base64(
-      JSON.stringify({ ...headers, 'X-Amz-Date': timestamp(time), Authorization: signed }),
-    ),
+    iam_request_headers: base64(JSON.stringify({ ...headers, 'X-Amz-Date': timestamp(time), Authorization: signed })),
   }
 }

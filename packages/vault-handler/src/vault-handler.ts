@@ -30,7 +30,11 @@ import { noCredentials, nodeUnusable, tokenRefused } from './errors.ts'
 import { Lease, type LeaseOptions } from './lease.ts'
 import { writeExact } from './exact-json.ts'
 import { KeyValue } from './key-value.ts'
+import type { SecretData } from './secret-data.ts'
 import { parseReference } from './secret-path.ts'
+import { Transit } from './transit.ts'
+import { SecretCache } from './secret-cache.ts'
+import { lookUpSelf, readTokenInfo, VaultToken } from './token.ts'
 import { validate } from './validate.ts'
 
 /** The configuration, and where to log to. */
@@ -65,15 +69,8 @@ export interface VaultHealth {
 
 export type NodeState = 'active' | 'standby' | 'performance standby' | 'disaster recovery secondary' | 'sealed' | 'uninitialized'
 
-/** What a server says about a token. */
-export interface TokenInfo {
-  readonly policies: readonly string[]
-  /** Seconds left; 0 for a token without end. */
-  readonly ttl: number
-  readonly renewable: boolean
-}
-
-const IDEMPOTENT = new Set(['GET', 'HEAD', 'LIST', 'PUT', 'DELETE'])
+const READS = new Set(['GET', 'HEAD', 'LIST'])
+const IDEMPOTENT = new Set([...READS, 'PUT', 'DELETE'])
 const RELEASE_TIMEOUT_MS = 2_000
 
 /**
@@ -86,9 +83,12 @@ const RELEASE_TIMEOUT_MS = 2_000
 export class VaultHandler implements Closable {
   /** The KV engine: read, write, check-and-set, versions, metadata, lists. */
   readonly kv: KeyValue
+  /** The token in use: look it up, renew it, revoke it. */
+  readonly token: VaultToken
   readonly #config: VaultConfig
   readonly #client: VaultClient
   readonly #tokens: TokenSource
+  readonly #cache: SecretCache | undefined
   readonly #lifecycle: Lifecycle
   readonly #closing = new AbortController()
   readonly #releases = new Set<(signal: AbortSignal) => Promise<void>>()
@@ -107,7 +107,7 @@ export class VaultHandler implements Closable {
       call: (action, callOptions, work) => this.#call(action, callOptions, work),
       authorised: (request, signal) => this.#authorised(request, signal),
       send: (request, signal) => this.#client.send(request, signal),
-      changed: () => undefined,
+      changed: (path) => this.#cache?.forget(path),
       onClose: (work) => {
         this.#releases.add(work)
         return () => void this.#releases.delete(work)
@@ -115,7 +115,9 @@ export class VaultHandler implements Closable {
       onTokenLost: (listener) => this.#tokens.onLost(listener),
     }
     this.#tokens = new TokenSource(this.#config, this.#api)
+    this.#cache = this.#config.cache === undefined ? undefined : new SecretCache(this.#config.cache, logger)
     this.kv = new KeyValue(this.#api)
+    this.token = new VaultToken(this.#api, this.#tokens)
     if (!this.#config.tls.verify) logger.warn({ address: this.#config.address }, 'the certificate of the vault is not verified')
   }
 
@@ -153,8 +155,16 @@ export class VaultHandler implements Closable {
     third: GetSecretOptions = {},
   ): Promise<SecretData | T> {
     const [schema, options] = isStandardSchema(second) ? [second, third] : [undefined, second]
-    const { data } = await this.kv.get(path, options)
+    const data = await this.#getData(path, options)
     return schema === undefined ? data : validate(path, data, schema)
+  }
+
+  async #getData(path: string, options: GetSecretOptions): Promise<SecretData> {
+    const cache = this.#cache
+    if (cache === undefined) return (await this.kv.get(path, options)).data
+    const { version, ...limits } = options
+    const read = async (): Promise<SecretData> => (await this.kv.get(path, { version })).data
+    return this.#call(`read ${path}`, limits, (signal) => cache.get(path, version, read, signal))
   }
 
   /**
@@ -189,6 +199,11 @@ export class VaultHandler implements Closable {
     return Lease.open(this.#api, path, second, third)
   }
 
+  /** The transit engine at a mount: encryption and signatures by keys that stay in the server. */
+  transit(mount = 'transit'): Transit {
+    return new Transit(this.#api, mount)
+  }
+
   /**
    * Any request to the API, below `/v1/`: `request('POST', 'transit/encrypt/orders', { body: { plaintext } })`. The path is
    * plain text and is encoded here. Returns the answer as it is; undefined for an empty one.
@@ -196,8 +211,8 @@ export class VaultHandler implements Closable {
   request(method: string, path: string, options: RequestOptions = {}): Promise<unknown> {
     const verb = method.toUpperCase()
     const list = verb === 'LIST'
-    return this.#call(`${verb} ${path}`, options, (signal) =>
-      this.#authorised(
+    return this.#call(`${verb} ${path}`, options, async (signal) => {
+      const answer = await this.#authorised(
         {
           // Not every proxy lets the LIST verb through; the server takes this in its place.
           method: list ? 'GET' : verb,
@@ -208,8 +223,10 @@ export class VaultHandler implements Closable {
           idempotent: options.idempotent ?? IDEMPOTENT.has(verb),
         },
         signal,
-      ),
-    )
+      )
+      if (!READS.has(verb)) this.#api.changed(path)
+      return answer
+    })
   }
 
   /** Whether the node is initialised, unsealed and active. Needs no token. */
@@ -249,8 +266,8 @@ export class VaultHandler implements Closable {
             name: 'look up the token',
             run: () =>
               step('look up the token', async (inner) => {
-                const { policies, ttl } = await this.#lookUp(inner, once)
-                return `policies ${policies.join(', ')}; ${ttl === 0 ? 'no end' : `${ttl} s left`}`
+                const { policies, ttlMs } = readTokenInfo(await this.#authorised({ ...lookUpSelf, policy: once }, inner))
+                return `policies ${policies.join(', ')}; ${ttlMs === Infinity ? 'no end' : `${ttlMs / 1000} s left`}`
               }),
           },
         ],
@@ -337,11 +354,6 @@ export class VaultHandler implements Closable {
       version: answer.version,
       state: stateOf(answer),
     }
-  }
-
-  async #lookUp(signal: AbortSignal, policy: Partial<RetryPolicy>): Promise<TokenInfo> {
-    const answer = await this.#authorised({ method: 'GET', path: 'auth/token/lookup-self', idempotent: true, policy }, signal)
-    return (answer as { readonly data: TokenInfo }).data
   }
 
   async #release(): Promise<void> {

@@ -18,6 +18,7 @@ describe('the options', () => {
       tls: { verify: true },
       timeoutMs: 30_000,
       retry: { attempts: 5, budgetMs: 30_000, baseDelayMs: 100, maxDelayMs: 5_000 },
+      renewToken: true,
       revokeOnClose: true,
     })
   })
@@ -43,7 +44,7 @@ describe('the options', () => {
     [
       'two secret ids',
       { address, appRole: { roleId: 'r', secretId: 's', secretIdFile: '/f' } },
-      /appRole: give secretId or secretIdFile/,
+      /appRole: give one of secretId, secretIdFile, secretIdWrapped and/,
     ],
     ['a user without a password', { address, userpass: { username: 'u' } }, /userpass: give password or passwordFile/],
     [
@@ -51,6 +52,16 @@ describe('the options', () => {
       { address, tls: { clientCertificateFile: '/c.pem' } },
       /tls: clientCertificateFile and clientKeyFile/,
     ],
+    [
+      'a login by certificate without one, or without TLS',
+      { address: 'http://vault:8200', cert: {}, tls: { clientCertificateFile: '/c.pem', clientKeyFile: '/k.pem' } },
+      /cert: cert needs an address of https/,
+    ],
+    ['a login by certificate without a certificate', { address, cert: {} }, /cert: cert needs .* tls.clientCertificateFile/],
+    ['keys of AWS that are not a function', { address, aws: { credentials: { accessKeyId: 'A' } } }, /expected a function/],
+    ['a proxy without a scheme', { address, proxy: 'proxy:3128' }, /proxy: expected http/],
+    ['a proxy before a socket', { address: 'unix:///s', proxy: 'http://proxy:3128' }, /proxy: a Unix socket/],
+    ['a cache without an end', { address, cache: {} }, /cache.ttlMs/],
     ['a time-out of nothing', { address, timeoutMs: 0 }, /timeoutMs/],
     ['an unknown key', { address, tokn: 'x' }, /tokn/],
   ]
@@ -68,8 +79,10 @@ describe('the options', () => {
       'token',
       'appRole.roleId',
       'appRole.secretId',
+      'appRole.secretIdWrapped',
       'userpass.password',
       'jwt.jwt',
+      'proxy',
     ])
   })
 })
@@ -90,6 +103,7 @@ describe('the environment', () => {
         VAULT_CLIENT_TIMEOUT: '90',
         VAULT_MAX_RETRIES: '2',
         VAULT_RATE_LIMIT: '10:20',
+        VAULT_PROXY_ADDR: 'http://proxy:3128',
       }),
     ).toEqual({
       address,
@@ -103,6 +117,7 @@ describe('the environment', () => {
         serverName: 'vault.internal',
         verify: false,
       },
+      proxy: 'http://proxy:3128',
       timeoutMs: 90_000,
       retry: { attempts: 3 },
       rateLimit: { perSecond: 10, burst: 20 },
@@ -133,6 +148,11 @@ describe('the environment', () => {
     ['VAULT_RATE_LIMIT', '10/s'],
   ])('refuses %s=%s by name', (name, value) => {
     expect(() => vaultConfigFromEnvironment({ [name]: value })).toThrow(new RegExp(`^${name} cannot be read`))
+  })
+
+  it('may name a socket, and a proxy by its other name', () => {
+    expect(parseVaultConfig(vaultConfigFromEnvironment({ VAULT_ADDR: 'unix:///run/agent.sock' })).address).toMatch(/^unix:/)
+    expect(vaultConfigFromEnvironment({ VAULT_HTTP_PROXY: 'http://proxy:3128' }).proxy).toBe('http://proxy:3128')
   })
 
   it('gives its token up for a way to log in among the options', () => {

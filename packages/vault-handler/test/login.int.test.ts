@@ -188,7 +188,7 @@ describeWith(['openbao'], 'logging in', ({ openbao }) => {
     it('before the token ends, without a refused request', async () => {
       const short = await admin().createAppRole(unique('short'), { policies: [policy], tokenTtl: '1s' })
       await using proxy = await recordingProxy(openbao.address)
-      await using vault = handler({ address: proxy.address, appRole: short })
+      await using vault = handler({ address: proxy.address, appRole: short, renewToken: false })
       await vault.getSecret(secretPath)
       await sleep(1_000)
       expect(await vault.getSecret(secretPath)).toEqual({ user: 'reader-of-all' })
