@@ -45,6 +45,7 @@ export const addressVariables = {
     'TEST_VERSITYGW_SECRET_ACCESS_KEY',
     'TEST_VERSITYGW_BUCKET',
   ],
+  engine: ['TEST_ENGINE'],
   trino: ['TEST_TRINO_URL', 'TEST_TRINO_USER', 'TEST_TRINO_CATALOG', 'TEST_TRINO_STAGING_CATALOG', 'TEST_TRINO_JDBC_CATALOG'],
 } as const
 

@@ -1,4 +1,5 @@
 export { handlerConformance, type HandlerCase, type HandlerLike } from './conformance/handler.ts'
+export { type EngineAnswer, engineRun } from './containers/engine.ts'
 export { describeWith } from './vitest/describe-with.ts'
 export type { ServersOf } from './vitest/describe-with.ts'
 export { ServerStartError, ServerUnavailable } from './errors.ts'
@@ -6,6 +7,7 @@ export { startFaultProxy } from './fault-proxy.ts'
 export type { Direction, FaultProxy } from './fault-proxy.ts'
 export type {
   Addresses,
+  EngineAddress,
   OpenBaoAddress,
   PostgresAddress,
   S3Address,

@@ -58,6 +58,17 @@ export interface TrinoAddress {
   readonly s3: SeaweedfsAddress
 }
 
+/** What builds and runs images. Its command line is Docker's, whichever it is. */
+export interface EngineAddress {
+  readonly kind: 'engine'
+  readonly name: 'docker' | 'podman'
+  /** What stands before `build`, `run` and the rest. */
+  readonly command: readonly string[]
+  readonly environment: Readonly<Record<string, string>>
+  /** What `build` takes besides. */
+  readonly buildOptions: readonly string[]
+}
+
 /** The address record of each kind of server. */
 export interface Addresses {
   readonly postgres: PostgresAddress
@@ -65,6 +76,7 @@ export interface Addresses {
   readonly s3: SeaweedfsAddress
   readonly versitygw: VersitygwAddress
   readonly trino: TrinoAddress
+  readonly engine: EngineAddress
 }
 
 export type ServerKind = keyof Addresses

@@ -27,6 +27,11 @@ const readers: { readonly [K in ServerKind]: () => Addresses[K] } = {
       unsealKey: addressVariable('TEST_VAULT_UNSEAL_KEY') ?? '',
     }
   },
+  engine() {
+    const name = required('engine', 'TEST_ENGINE')
+    if (name !== 'docker' && name !== 'podman') throw new ServerUnavailable('engine', 'TEST_ENGINE is docker or podman')
+    return { kind: 'engine', name, command: [name], environment: {}, buildOptions: [] }
+  },
   s3: () => seaweedfs('s3'),
   versitygw: () => ({ kind: 'versitygw', ...store('versitygw', 'TEST_VERSITYGW') }),
   trino() {

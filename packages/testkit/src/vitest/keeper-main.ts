@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { findEngine } from '../containers/engine.ts'
 import type { Addresses, ServerKind } from '../servers/addresses.ts'
 import { givenAddress } from '../servers/given.ts'
 import { startOpenBao } from '../servers/openbao.ts'
@@ -21,12 +22,13 @@ type Started<K extends ServerKind> = Promise<Addresses[K] & Partial<ServerContro
 
 const started = new Map<ServerKind, Promise<Partial<ServerControl>>>()
 // In the order in which they have to stop: what uses the others first.
-const order: readonly ServerKind[] = ['trino', 'openbao', 'versitygw', 's3', 'postgres']
+const order: readonly ServerKind[] = ['trino', 'openbao', 'versitygw', 's3', 'postgres', 'engine']
 const starters: { readonly [K in ServerKind]: () => Started<K> } = {
   postgres: () => startPostgres(),
   openbao: startOpenBao,
   s3: startSeaweedfs,
   versitygw: startVersitygw,
+  engine: findEngine,
   async trino() {
     const [s3, postgres] = await Promise.all([
       one('s3'),

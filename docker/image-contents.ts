@@ -1,0 +1,59 @@
+import { readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+
+// The last step of each image's build: takes what no program reads out of the deployed app, and writes beside it what is
+// inside, handlers.json. Run by the Dockerfiles: node docker/image-contents.ts /app
+
+interface Manifest {
+  readonly name: string
+  readonly version: string
+  readonly license?: string
+  readonly dependencies?: Readonly<Record<string, string>>
+}
+
+const [app = ''] = process.argv.slice(2)
+if (app === '') throw new Error('usage: node docker/image-contents.ts <folder of the deployed app>')
+const scope = '@common-handlers/'
+
+const readJson = async (path: string): Promise<unknown> => JSON.parse(await readFile(path, 'utf8'))
+const manifestIn = async (folder: string): Promise<Manifest> => (await readJson(join(folder, 'package.json'))) as Manifest
+
+/** Handlers that the app can load, with the driver each brings. */
+async function handlers(): Promise<unknown[]> {
+  const found: unknown[] = []
+  const names = await readdir(join(app, 'node_modules', scope))
+  for (const name of names.filter((entry) => entry.endsWith('-handler')).toSorted()) {
+    const folder = await realpath(join(app, 'node_modules', scope, name))
+    const handler = await manifestIn(folder)
+    const drivers = Object.keys(handler.dependencies ?? {}).filter((dependency) => !dependency.startsWith(scope))
+    found.push({
+      name: handler.name,
+      version: handler.version,
+      license: handler.license,
+      drivers: await Promise.all(
+        drivers.map(async (driver) => {
+          // Beside the package itself, as pnpm lays it out.
+          const inside = await manifestIn(join(folder, '../..', driver))
+          return { name: inside.name, version: inside.version, license: inside.license }
+        }),
+      ),
+    })
+  }
+  return found
+}
+
+// Type declarations, source maps and documentation are for those who write programs; the rest of the list holds paths and
+// times of this build, which would make two builds of the same source differ.
+const unread =
+  /\.(d\.[cm]?ts|map|md|markdown|tsbuildinfo)$|^(pnpm-lock\.yaml|pnpm-workspace\.yaml|\.modules\.yaml|lock\.yaml|\.pnpm-workspace-state-v1\.json)$/
+const keep = /^(licen[cs]e|copying|notice|copyright)/i
+for (const entry of await readdir(app, { recursive: true, withFileTypes: true })) {
+  if (entry.isFile() && unread.test(entry.name) && !keep.test(entry.name)) await rm(join(entry.parentPath, entry.name))
+}
+
+// An SBOM may say when it was made and carry a number of its own; both are optional.
+const billOfMaterials = (await readJson(join(app, 'sbom.cdx.json'))) as Record<string, unknown>
+delete billOfMaterials['serialNumber']
+delete (billOfMaterials['metadata'] as Record<string, unknown>)['timestamp']
+await writeFile(join(app, 'sbom.cdx.json'), `${JSON.stringify(billOfMaterials)}\n`)
+await writeFile(join(app, 'handlers.json'), `${JSON.stringify(await handlers(), null, 2)}\n`)
