@@ -6,7 +6,14 @@ export const REDACTED = '[secret]'
 
 interface Registry {
   readonly values: Set<string>
-  pattern: RegExp | undefined
+  /** Made of the values when it is needed first. */
+  pattern: KnownPattern | undefined
+}
+
+interface KnownPattern {
+  /** Struck out one by one: a regular expression takes no alternative of more than some ten thousand characters. */
+  readonly long: readonly string[]
+  readonly short: RegExp | undefined
 }
 
 const registry: Registry = ((globalThis as Record<symbol, unknown>)[Symbol.for('@common-handlers/known-secrets')] ??= {
@@ -20,6 +27,8 @@ const MAX_KNOWN = 10_000
 const MIN_LENGTH = 4
 /** Values shorter than this are only struck out where they stand as a word of their own. */
 const ANYWHERE_LENGTH = 8
+/** Longer spellings are looked for one by one, the others all at once. */
+const LONG_LENGTH = 256
 
 /** Registers a value that must appear in no log, error or message from now on. Values under 4 characters are ignored. */
 export function registerSecretValue(value: string): void {
@@ -34,19 +43,31 @@ export function registerSecretValue(value: string): void {
 
 const escape = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
 
-function knownPattern(): RegExp | undefined {
-  if (registry.pattern !== undefined || registry.values.size === 0) return registry.pattern
-  const alternatives = new Set<string>()
+/** As it is, inside a URL, and inside JSON: the three spellings in which values meet logs. */
+const spellings = (value: string): string[] => [
+  value,
+  encodeURIComponent(value.toWellFormed()),
+  JSON.stringify(value).slice(1, -1),
+]
+
+function knownPattern(): KnownPattern {
+  const long = new Set<string>()
+  const short = new Set<string>()
   for (const value of registry.values) {
-    // As it is, inside a URL, and inside JSON: the three spellings in which values meet logs.
-    for (const spelling of [value, encodeURIComponent(value.toWellFormed()), JSON.stringify(value).slice(1, -1)]) {
-      const plain = escape(spelling)
-      alternatives.add(value.length >= ANYWHERE_LENGTH ? plain : `(?<![\\w-])${plain}(?![\\w-])`)
+    for (const spelling of spellings(value)) {
+      if (spelling.length > LONG_LENGTH) long.add(spelling)
+      else short.add(value.length >= ANYWHERE_LENGTH ? escape(spelling) : `(?<![\\w-])${escape(spelling)}(?![\\w-])`)
     }
   }
   // Longest first: a secret that begins with another one must not leave its tail behind.
-  registry.pattern = new RegExp([...alternatives].toSorted((a, b) => b.length - a.length).join('|'), 'g')
-  return registry.pattern
+  const sort = (texts: Set<string>): string[] => [...texts].toSorted((a, b) => b.length - a.length)
+  return { long: sort(long), short: short.size === 0 ? undefined : new RegExp(sort(short).join('|'), 'g') }
+}
+
+function strikeKnown(text: string): string {
+  const { long, short } = (registry.pattern ??= knownPattern())
+  const rest = long.reduce((left, spelling) => left.replaceAll(spelling, REDACTED), text)
+  return short === undefined ? rest : rest.replace(short, REDACTED)
 }
 
 /** `scheme://user:password@host`; greedy up to the last `@` before a blank, for passwords that hold one themselves. */
@@ -58,8 +79,7 @@ const KEYWORD_PASSWORD = /\b(password|passwd|pwd)(\s*=\s*)('(?:[^'\\]|\\.)*'|[^\
 
 /** Strikes out every known secret value, passwords in URLs, secret query parameters and `password=…`. */
 export function scrub(text: string): string {
-  const known = knownPattern()
-  return (known === undefined ? text : text.replace(known, REDACTED))
+  return strikeKnown(text)
     .replace(URL_PASSWORD, `$1:${REDACTED}@`)
     .replace(QUERY_SECRET, `$1${REDACTED}`)
     .replace(KEYWORD_PASSWORD, `$1$2${REDACTED}`)

@@ -53,6 +53,12 @@ describe('scrub', () => {
     expect(scrub('longsecret-and-more longsecret')).toBe('[secret] [secret]')
   })
 
+  it('strikes out values of any length, such as a bundle of certificates', () => {
+    const bundle = `-----BEGIN-----\n${'a+b\\'.repeat(30_000)}`
+    registerSecretValue(bundle)
+    expect(scrub(`it is ${bundle}, and in JSON ${JSON.stringify(bundle)}`)).toBe('it is [secret], and in JSON "[secret]"')
+  })
+
   it('reaches into objects and lists', () => {
     registerSecretValue('deep-secret')
     expect(scrubDeep({ a: ['deep-secret', { b: 'x deep-secret' }], n: 1 })).toEqual({
