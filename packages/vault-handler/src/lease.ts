@@ -12,7 +12,7 @@ import {
 } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
 import type { ApiRequest } from './client.ts'
-import type { SecretData } from './key-value.ts'
+import type { SecretData } from './secret-data.ts'
 import { type Grant, type LeaseAnswer, readGrant } from './lease-answer.ts'
 import { Alarm, leaseDueAt, leaseRetryDelay, MAX_LEASE_DELAY_MS } from './lease-clock.ts'
 import { untilAborted } from './until-aborted.ts'

@@ -8,10 +8,11 @@ import { ConfigError } from '@common-handlers/core'
 export function parsePath(path: string): readonly string[] {
   const segments = path.replace(/^\/+|\/+$/g, '').split('/')
   for (const segment of segments) {
-    // A dot segment would be resolved on the way, and another path than the one that was asked for be read.
-    if (segment === '' || segment === '.' || segment === '..' || !segment.isWellFormed()) {
+    // A dot segment would be resolved on the way, and another path than the one that was asked for be read. Of what cannot be
+    // printed (Go's unicode.IsPrint) the server takes nothing but the space, and says no more than 400.
+    if (segment === '' || segment === '.' || segment === '..' || /[^\p{L}\p{M}\p{N}\p{P}\p{S} ]/u.test(segment)) {
       throw new ConfigError(
-        `not a path: "${path}"; expected names with one slash between them, none of them empty, "." or ".."`,
+        `not a path: "${path}"; expected names with one slash between them, none of them empty, "." or "..", of characters that can be printed`,
         {
           code: 'VAULT_PATH_INVALID',
           context: { path },

@@ -1,5 +1,5 @@
 import { DataError, issuePath, type StandardSchema } from '@common-handlers/core'
-import type { SecretData } from './key-value.ts'
+import type { SecretData } from './secret-data.ts'
 
 /** What a schema makes of a secret. @throws DataError `VAULT_SECRET_INVALID`, which names fields and no values */
 export async function validate<T>(path: string, data: SecretData, schema: StandardSchema<T>): Promise<T> {

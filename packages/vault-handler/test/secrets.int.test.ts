@@ -58,7 +58,7 @@ describeWith(['openbao'], 'secrets of the KV engine', ({ openbao }) => {
       expect(await vault.getSecret(`${v2}/gone`)).toEqual({ a: 'b' })
       await vault.request('PUT', `${v2}/destroy/gone`, { body: { versions: [1] } })
       expect(await failure(vault.getSecret(`${v2}/gone`))).toMatchObject({ code: 'VAULT_VERSION_DESTROYED' })
-      expect(await failure(vault.getSecret(`${v2}/app`, { version: 77 }))).toMatchObject({ code: 'VAULT_SECRET_NOT_FOUND' })
+      expect(await failure(vault.getSecret(`${v2}/app`, { version: 77 }))).toMatchObject({ code: 'VAULT_VERSION_NOT_FOUND' })
     })
 
     it('refuse a write that lost its check-and-set', async () => {
