@@ -18,6 +18,8 @@ export type {
 } from './servers/addresses.ts'
 export { runWithPyIceberg } from './provision/pyiceberg.ts'
 export { givenAddress } from './servers/given.ts'
+export { startDurableOpenBao } from './servers/durable-openbao.ts'
+export type { DurableOpenBaoOptions, DurableOpenBaoServer } from './servers/durable-openbao.ts'
 export { openbaoAdmin, startOpenBao } from './servers/openbao.ts'
 export type { OpenBaoAdmin, OpenBaoAnswer, OpenBaoServer } from './servers/openbao.ts'
 export { openbaoDatabase } from './servers/openbao-database.ts'

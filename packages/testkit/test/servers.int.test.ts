@@ -11,6 +11,7 @@ import {
   s3Request,
   type S3Address,
   type ServerControl,
+  startDurableOpenBao,
   startOpenBao,
   startPostgres,
   startSeaweedfs,
@@ -69,6 +70,19 @@ describeWith(['postgres'], 'startPostgres', () => {
     const start = startPostgres({ settings: { shared_buffers: 'nonsense' } })
     await expect(start).rejects.toMatchObject({ code: 'TESTKIT_SERVER_START' })
     await expect(start).rejects.toThrow('invalid value for parameter "shared_buffers"')
+  })
+})
+
+describeWith(['openbao'], 'startDurableOpenBao', () => {
+  it('comes back with its secrets, unsealed', async () => {
+    await using server = await startDurableOpenBao()
+    const admin = openbaoAdmin(server)
+    await admin.putSecret('app', { user: 'kept' })
+    await server.restart()
+    expect(await admin.request('GET', 'secret/data/app')).toMatchObject({
+      status: 200,
+      body: { data: { data: { user: 'kept' } } },
+    })
   })
 })
 
