@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describeWith, openbaoAdmin } from '@common-handlers/testkit'
+import { describeWith, openbaoAdmin, startDurableOpenBao } from '@common-handlers/testkit'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { VaultHandler, type VaultHandlerOptions } from '../src/index.ts'
 import { certificateAuthority } from './certificates.ts'
@@ -62,6 +62,99 @@ describeWith(['openbao'], 'logging in', ({ openbao }) => {
         await using vault = handler({ appRole: options })
         expect(await vault.getSecret(secretPath)).toEqual({ user: 'reader-of-all' })
       }
+    })
+
+    describe('AppRole, the secret id wrapped', () => {
+      const wrap = async (path: string, body: object = {}): Promise<string> => {
+        const response = await fetch(`${openbao.address}/v1/${path}`, {
+          method: 'POST',
+          headers: { 'x-vault-token': openbao.rootToken, 'x-vault-wrap-ttl': '60s' },
+          body: JSON.stringify(body),
+        })
+        return ((await response.json()) as { wrap_info: { token: string } }).wrap_info.token
+      }
+      it('is unwrapped once, and used again by later logins', async () => {
+        await using proxy = await recordingProxy(openbao.address)
+        const secretIdWrapped = await wrap(`auth/approle/role/${role}/secret-id`)
+        await using vault = handler({ address: proxy.address, appRole: { roleId: appRole.roleId, secretIdWrapped } })
+        expect(await vault.getSecret(secretPath)).toEqual({ user: 'reader-of-all' })
+        await vault.token.revoke()
+        expect(await vault.getSecret(secretPath)).toEqual({ user: 'reader-of-all' })
+        expect(proxy.seen.filter((line) => /wrapping|approle.login/.test(line))).toEqual([
+          'POST /v1/sys/wrapping/lookup 200',
+          'POST /v1/sys/wrapping/unwrap 200',
+          'POST /v1/auth/approle/login 200',
+          'POST /v1/auth/approle/login 200',
+        ])
+      })
+
+      it('may stand in a file, and be another one later', async () => {
+        const secretIdWrappedFile = join(folder, 'wrapped-secret-id')
+        await writeFile(secretIdWrappedFile, `${await wrap(`auth/approle/role/${role}/secret-id`)}\n`)
+        await using proxy = await recordingProxy(openbao.address)
+        await using vault = handler({ address: proxy.address, appRole: { roleId: appRole.roleId, secretIdWrappedFile } })
+        await vault.connect()
+        await writeFile(secretIdWrappedFile, await wrap(`auth/approle/role/${role}/secret-id`))
+        await vault.token.revoke()
+        await vault.connect()
+        expect(proxy.count('POST /v1/sys/wrapping/unwrap 200')).toBe(2)
+      })
+
+      it('that somebody has unwrapped before says that it may be stolen', async () => {
+        const secretIdWrapped = await wrap(`auth/approle/role/${role}/secret-id`)
+        const thief = await fetch(`${openbao.address}/v1/sys/wrapping/unwrap`, {
+          method: 'POST',
+          headers: { 'x-vault-token': secretIdWrapped },
+        })
+        expect(thief.status).toBe(200)
+        await using vault = handler({ appRole: { roleId: appRole.roleId, secretIdWrapped } })
+        const error = await failure(vault.connect())
+        expect(error).toMatchObject({ name: 'AuthError', code: 'VAULT_WRAPPING_TOKEN_INVALID', retry: 'never' })
+        expect(error.message).toContain('somebody has unwrapped it before')
+        expect(error.message).not.toContain(secretIdWrapped)
+      })
+
+      it.each(['sys/wrapping/wrap', 'auth/token/create'])('that was made by %s is not opened', async (path) => {
+        const secretIdWrapped = await wrap(path, { secret_id: appRole.secretId })
+        await using proxy = await recordingProxy(openbao.address)
+        await using vault = handler({ address: proxy.address, appRole: { roleId: appRole.roleId, secretIdWrapped } })
+        expect(await failure(vault.connect())).toMatchObject({
+          name: 'AuthError',
+          code: 'VAULT_WRAPPING_TOKEN_FOREIGN',
+          context: { madeBy: path },
+        })
+        expect(proxy.seen).toEqual(['POST /v1/sys/wrapping/lookup 200'])
+      })
+    })
+
+    it('certificate', async () => {
+      const authority = await certificateAuthority(openbao)
+      const issued = await authority.issue('extractor.jobs')
+      await using server = await startDurableOpenBao({ tls: await authority.issue('localhost') })
+      const there = openbaoAdmin(server)
+      await there.writePolicy('reader', 'path "secret/*" { capabilities = ["read"] }')
+      await there.putSecret('app', { user: 'reader-of-all' })
+      await there.request('POST', 'sys/auth/cert', { type: 'cert' })
+      await there.request('POST', 'auth/cert/certs/jobs', {
+        certificate: authority.certificate,
+        allowed_common_names: ['extractor.jobs'],
+        token_policies: ['reader'],
+      })
+      const files = { clientCertificateFile: join(folder, 'client.pem'), clientKeyFile: join(folder, 'client-key.pem') }
+      const caFile = join(folder, 'ca.pem')
+      await writeFile(caFile, authority.certificate)
+      await writeFile(files.clientCertificateFile, issued.certificate)
+      await writeFile(files.clientKeyFile, issued.key)
+      for (const cert of [{}, { name: 'jobs' }]) {
+        await using vault = handler({ address: server.tlsAddress, tls: { caFile, ...files }, cert })
+        expect(await vault.getSecret('secret/app')).toEqual({ user: 'reader-of-all' })
+        expect((await vault.token.lookup()).metadata['cert_name']).toBe('jobs')
+      }
+      const other = await authority.issue('somebody.else')
+      await writeFile(files.clientCertificateFile, other.certificate)
+      await writeFile(files.clientKeyFile, other.key)
+      await using stranger = handler({ address: server.tlsAddress, tls: { caFile, ...files }, cert: {} })
+      expect(await failure(stranger.connect())).toMatchObject({ name: 'AuthError', code: 'VAULT_LOGIN_FAILED' })
     })
 
     it('userpass', async () => {
