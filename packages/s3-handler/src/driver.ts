@@ -1,72 +1,64 @@
-import { Readable } from 'node:stream'
-import { HandlerError, withDeadline } from '@common-handlers/core'
-import {
-  AbortMultipartUploadCommand,
-  CompleteMultipartUploadCommand,
+import type { Readable } from 'node:stream'
+import { HandlerError, type Secret, withDeadline } from '@common-handlers/core'
+import type {
   CopyObjectCommand,
-  type CopyObjectCommandInput,
-  type CopyObjectCommandOutput,
-  CreateBucketCommand,
-  CreateMultipartUploadCommand,
-  DeleteObjectCommand,
-  DeleteObjectsCommand,
-  DeleteObjectTaggingCommand,
-  type DeleteObjectTaggingCommandInput,
-  type DeleteObjectTaggingCommandOutput,
-  GetBucketVersioningCommand,
-  type GetBucketVersioningCommandInput,
-  type GetBucketVersioningCommandOutput,
-  GetObjectCommand,
-  GetObjectTaggingCommand,
-  type GetObjectTaggingCommandInput,
-  type GetObjectTaggingCommandOutput,
-  HeadBucketCommand,
-  HeadObjectCommand,
-  ListMultipartUploadsCommand,
-  ListObjectsV2Command,
-  ListObjectVersionsCommand,
-  type ListObjectVersionsCommandInput,
-  type ListObjectVersionsCommandOutput,
-  PutBucketVersioningCommand,
-  type PutBucketVersioningCommandInput,
-  type PutBucketVersioningCommandOutput,
-  PutObjectCommand,
-  PutObjectTaggingCommand,
-  type PutObjectTaggingCommandInput,
-  type PutObjectTaggingCommandOutput,
+  CopyObjectCommandInput,
+  CopyObjectCommandOutput,
+  CreateBucketCommandInput,
+  CreateBucketCommandOutput,
+  DeleteObjectsCommandInput,
+  DeleteObjectsCommandOutput,
+  DeleteObjectTaggingCommandInput,
+  DeleteObjectTaggingCommandOutput,
+  GetBucketVersioningCommandInput,
+  GetBucketVersioningCommandOutput,
+  GetObjectTaggingCommandInput,
+  GetObjectTaggingCommandOutput,
+  ListMultipartUploadsCommandInput,
+  ListMultipartUploadsCommandOutput,
+  ListObjectVersionsCommandInput,
+  ListObjectVersionsCommandOutput,
+  PutBucketVersioningCommandInput,
+  PutBucketVersioningCommandOutput,
+  PutObjectTaggingCommandInput,
+  PutObjectTaggingCommandOutput,
   S3Client,
-  type S3ClientConfig,
-  UploadPartCommand,
-  UploadPartCopyCommand,
-  type UploadPartCopyCommandInput,
-  type UploadPartCopyCommandOutput,
+  S3ClientConfig,
+  UploadPartCopyCommandInput,
+  UploadPartCopyCommandOutput,
 } from '@aws-sdk/client-s3'
+import { type Checksum, type ChecksumAlgorithm, wholeChecksum, wholeOrParts } from './checksum.ts'
 import type { S3Config } from './config.ts'
 import type { CredentialCache, SigningCredentials } from './credentials.ts'
-import { type S3Request, toS3Error } from './errors.ts'
+import { bodyStalled, type S3Request, toS3Error } from './errors.ts'
 import { customerKeyHeaders, type ObjectHeaders, objectHeaders } from './object-headers.ts'
+import { RequestLimit } from './request-limit.ts'
+import { answerError, endpointOf, type HotRequest, Transport } from './transport.ts'
+import type { WireHead } from './wire.ts'
+import { elements, escapeXml, textOf } from './xml.ts'
 
 /** Requests that no transfer needs, under the names that S3 has for them: what goes in and what comes out. */
 interface RareRequests {
   CopyObject: [CopyObjectCommandInput, CopyObjectCommandOutput]
+  CreateBucket: [CreateBucketCommandInput, CreateBucketCommandOutput]
+  DeleteObjects: [DeleteObjectsCommandInput, DeleteObjectsCommandOutput]
   DeleteObjectTagging: [DeleteObjectTaggingCommandInput, DeleteObjectTaggingCommandOutput]
   GetBucketVersioning: [GetBucketVersioningCommandInput, GetBucketVersioningCommandOutput]
   GetObjectTagging: [GetObjectTaggingCommandInput, GetObjectTaggingCommandOutput]
+  ListMultipartUploads: [ListMultipartUploadsCommandInput, ListMultipartUploadsCommandOutput]
   ListObjectVersions: [ListObjectVersionsCommandInput, ListObjectVersionsCommandOutput]
   PutBucketVersioning: [PutBucketVersioningCommandInput, PutBucketVersioningCommandOutput]
   PutObjectTagging: [PutObjectTaggingCommandInput, PutObjectTaggingCommandOutput]
   UploadPartCopy: [UploadPartCopyCommandInput, UploadPartCopyCommandOutput]
 }
 
-const rareCommands = {
-  CopyObject: CopyObjectCommand,
-  DeleteObjectTagging: DeleteObjectTaggingCommand,
-  GetBucketVersioning: GetBucketVersioningCommand,
-  GetObjectTagging: GetObjectTaggingCommand,
-  ListObjectVersions: ListObjectVersionsCommand,
-  PutBucketVersioning: PutBucketVersioningCommand,
-  PutObjectTagging: PutObjectTaggingCommand,
-  UploadPartCopy: UploadPartCopyCommand,
+type Sdk = typeof import('@aws-sdk/client-s3')
+
+/** A part of an upload that the server has. */
+export interface StoredPart {
+  readonly partNumber: number
+  readonly size: number
+  readonly etag: string
 }
 
 /** Which object is read: that version of it, under that customer's key. */
@@ -76,8 +68,18 @@ export interface ReadFrom {
   readonly customerKey?: Uint8Array | undefined
 }
 
-export interface OpenedBody {
+export interface ReadRange extends ReadFrom {
+  readonly start?: number | undefined
+  readonly end?: number | undefined
+  readonly ifMatch?: string | undefined
+}
+
+export interface OpenedBody extends OpenedHead {
   readonly body: Readable
+}
+
+/** What the head of an answer says of the bytes that follow. */
+export interface OpenedHead {
   readonly etag: string
   readonly lastModified: Date
   /** Bytes of this body. */
@@ -86,6 +88,8 @@ export interface OpenedBody {
   readonly offset: number
   readonly contentEncoding: string | undefined
   readonly metadata: Readonly<Record<string, string>>
+  /** Of the whole object; asked for with `checksums: 'when-supported'` only. */
+  readonly checksum: Checksum | undefined
 }
 
 export interface StoredObject {
@@ -112,6 +116,8 @@ export interface ObjectDetails extends StoredObject {
   readonly kmsKeyId: string | undefined
   /** How many tags it has; undefined where the server does not say. */
   readonly tagCount: number | undefined
+  /** Of the whole object, where it has one that can be verified here; asked for with `checksums: 'when-supported'` only. */
+  readonly checksum: Checksum | undefined
 }
 
 export interface Page<T> {
@@ -138,6 +144,20 @@ export interface Try {
   readonly signal: AbortSignal
   /** Default: the handler's `timeoutMs`. */
   readonly timeoutMs?: number | undefined
+  /** Default: the handler's own. */
+  readonly bucket?: string | undefined
+}
+
+/** What is going on between a handler and its server. */
+export interface DriverStats {
+  /** Connections that are open, idle ones included; those of rare requests are not counted. */
+  readonly connections: number
+  /** Requests under way that have not begun to be answered with a stream. */
+  readonly requests: number
+  /** How many may be under way; Infinity until the server asks to slow down. */
+  readonly requestLimit: number
+  /** How often it has asked. */
+  readonly slowDowns: number
 }
 
 /** Completing an upload joins all parts on the server; some take minutes before the first byte of the answer. */
@@ -146,72 +166,112 @@ const COMPLETE_TIMEOUT_FACTOR = 10
 const TRICKLE_BYTES_PER_MS = 8
 
 /**
- * The requests that are made of S3, each tried once. Everything from the SDK stays in this file: its answers leave as
- * plain values, its errors as core's.
+ * The requests that are made of S3, each tried once. Those that transfers are made of go over {@link Transport}; the
+ * others, and the credentials of the AWS chain, are the SDK's, which is loaded when one of them is wanted. Everything from
+ * the SDK stays in this file: its answers leave as plain values, its errors as core's.
  */
 export class S3Driver {
   readonly #config: S3Config
   readonly #credentials: CredentialCache | undefined
-  #clients: { readonly requests: S3Client; readonly uploads: S3Client } | undefined
+  readonly #given: SigningCredentials | undefined
+  readonly #transport: Transport
+  readonly #limit = new RequestLimit()
+  #sdk: Promise<{ readonly sdk: Sdk; readonly client: S3Client }> | undefined
+  #destroyed = false
 
   /** Without credentials of a provider, those of the configuration or of the AWS chain. */
   constructor(config: S3Config, credentials?: CredentialCache) {
     this.#config = config
     this.#credentials = credentials
+    this.#given = givenCredentials(config)
+    this.#transport = new Transport(config)
+  }
+
+  get stats(): DriverStats {
+    const { limit, running, slowDowns } = this.#limit
+    return { connections: this.#transport.connections, requests: running, requestLimit: limit, slowDowns }
   }
 
   /** The whole key is needed: the driver knows no prefix. */
-  async getObject(
-    key: string,
-    options: Try & {
-      readonly start?: number | undefined
-      readonly end?: number | undefined
-      readonly ifMatch?: string | undefined
-    } & ReadFrom,
-  ): Promise<OpenedBody> {
-    const { start, end, ifMatch, versionId, customerKey } = options
-    const range = start === undefined && end === undefined ? undefined : `bytes=${start ?? 0}-${end ?? ''}`
-    const { bucket } = this.#config
-    const command = new GetObjectCommand({ Bucket: bucket, Key: key, Range: range, IfMatch: ifMatch, VersionId: versionId })
-    withHeaders(command, customerKeyHeaders(customerKey))
+  async getObject(key: string, options: Try & ReadRange): Promise<OpenedBody> {
     // The time-out ends with the headers; the caller's signal stays with the stream.
-    const answer = await this.#once('GetObject', key, options, (abortSignal) =>
-      this.#open().requests.send(command, { abortSignal }),
+    const { headers, body } = await this.#hot('GetObject', key, options, (signal, credentials) =>
+      this.#transport.open(this.#getRequest(key, options), credentials, { signal, stallTimeoutMs: 0 }),
     )
-    if (!(answer.Body instanceof Readable)) throw new TypeError('the SDK gave no stream')
-    const offset = Number(/^bytes (\d+)-/.exec(answer.ContentRange ?? '')?.[1] ?? 0)
-    return {
-      body: answer.Body,
-      etag: quoted(answer.ETag),
-      lastModified: answer.LastModified ?? new Date(0),
-      length: answer.ContentLength ?? 0,
-      offset,
-      contentEncoding: answer.ContentEncoding,
-      metadata: answer.Metadata ?? {},
+    return { body, ...openedOf(headers) }
+  }
+
+  /**
+   * Reads a range into the memory that `place` gives once the head of the answer is known. `onBytes` hears how much of it
+   * is there. No limit but the signal's: the bytes must not stop for `stallTimeoutMs`.
+   */
+  async fillObject(
+    key: string,
+    options: Try & ReadRange & { readonly place: (head: OpenedHead) => Uint8Array; readonly onBytes: (bytes: number) => void },
+  ): Promise<void> {
+    const stall = new AbortController()
+    const { stallTimeoutMs, timeoutMs, bucket, endpoint } = this.#config
+    const stalled = (): void => stall.abort(bodyStalled({ action: 'GetObject', bucket, key, endpoint }, stallTimeoutMs))
+    let timer = setTimeout(stalled, options.timeoutMs ?? timeoutMs)
+    const progress = (bytes: number): void => {
+      if (bytes > 0) options.onBytes(bytes)
+      timer.refresh()
+    }
+    const signal = AbortSignal.any([options.signal, stall.signal])
+    try {
+      await this.#hot('GetObject', key, { signal, timeoutMs: Infinity }, (inner, credentials) =>
+        this.#transport.fill(
+          this.#getRequest(key, options),
+          credentials,
+          { signal: inner, stallTimeoutMs: 0 },
+          ({ headers }) => {
+            const memory = options.place(openedOf(headers))
+            clearTimeout(timer)
+            timer = setTimeout(stalled, stallTimeoutMs)
+            return memory
+          },
+          progress,
+        ),
+      )
+    } finally {
+      clearTimeout(timer)
     }
   }
 
   async headObject(key: string, options: Try & ReadFrom): Promise<ObjectDetails> {
-    const command = new HeadObjectCommand({ Bucket: this.#config.bucket, Key: key, VersionId: options.versionId })
-    withHeaders(command, customerKeyHeaders(options.customerKey))
-    const answer = await this.#once('HeadObject', key, options, (abortSignal) =>
-      this.#open().requests.send(command, { abortSignal }),
+    const { bucket = this.#config.bucket, versionId } = options
+    const { headers } = await this.#hot('HeadObject', key, options, (signal, credentials) =>
+      this.#collect(
+        {
+          method: 'HEAD',
+          bucket,
+          key,
+          query: { versionId },
+          headers: { ...customerKeyHeaders(options.customerKey), ...this.#checksumMode() },
+        },
+        credentials,
+        signal,
+      ),
     )
+    const { etag, lastModified, length, contentEncoding, metadata, checksum } = openedOf(headers)
+    const storageClass = headers['x-amz-storage-class']
+    const tagCount = headers['x-amz-tagging-count']
     return {
       key,
-      size: answer.ContentLength ?? 0,
-      etag: quoted(answer.ETag),
-      lastModified: answer.LastModified ?? new Date(0),
-      contentType: answer.ContentType,
-      contentEncoding: answer.ContentEncoding,
-      contentDisposition: answer.ContentDisposition,
-      cacheControl: answer.CacheControl,
-      metadata: answer.Metadata ?? {},
-      storageClass: answer.StorageClass === 'STANDARD' ? undefined : answer.StorageClass,
-      versionId: answer.VersionId,
-      encryption: answer.ServerSideEncryption,
-      kmsKeyId: answer.SSEKMSKeyId,
-      tagCount: answer.TagCount,
+      size: length,
+      etag,
+      lastModified,
+      contentType: headers['content-type'],
+      contentEncoding,
+      contentDisposition: headers['content-disposition'],
+      cacheControl: headers['cache-control'],
+      metadata,
+      storageClass: storageClass === 'STANDARD' ? undefined : storageClass,
+      versionId: headers['x-amz-version-id'],
+      encryption: headers['x-amz-server-side-encryption'],
+      kmsKeyId: headers['x-amz-server-side-encryption-aws-kms-key-id'],
+      tagCount: tagCount === undefined ? undefined : Number(tagCount),
+      checksum,
     }
   }
 
@@ -224,94 +284,136 @@ export class S3Driver {
       readonly startAfter?: string | undefined
     },
   ): Promise<Page<StoredObject> & { readonly prefixes: readonly string[] }> {
-    const command = new ListObjectsV2Command({
-      Bucket: this.#config.bucket,
-      Prefix: prefix,
-      MaxKeys: options.limit,
-      ContinuationToken: options.next,
-      Delimiter: options.delimiter,
-      StartAfter: options.startAfter,
+    const query = {
+      'list-type': 2,
+      prefix,
+      'max-keys': options.limit,
+      'continuation-token': options.next,
+      delimiter: options.delimiter,
+      'start-after': options.startAfter,
       // XML cannot carry every character that a key may hold.
-      EncodingType: 'url',
-    })
-    const answer = await this.#once('ListObjectsV2', undefined, options, (abortSignal) =>
-      this.#open().requests.send(command, { abortSignal }),
-    )
-    const items = (answer.Contents ?? []).map((object) => ({
-      key: decodeKey(object.Key ?? '', answer.EncodingType),
-      size: object.Size ?? 0,
-      etag: quoted(object.ETag),
-      lastModified: object.LastModified ?? new Date(0),
+      'encoding-type': 'url',
+    }
+    const xml = await this.#xml('ListObjectsV2', undefined, options, { method: 'GET', query })
+    const encoding = textOf(xml, 'EncodingType')
+    const items = elements(xml, 'Contents').map((object) => ({
+      key: decodeKey(textOf(object, 'Key') ?? '', encoding),
+      size: Number(textOf(object, 'Size') ?? 0),
+      etag: quoted(textOf(object, 'ETag')),
+      lastModified: new Date(textOf(object, 'LastModified') ?? 0),
     }))
-    const prefixes = (answer.CommonPrefixes ?? []).map((common) => decodeKey(common.Prefix ?? '', answer.EncodingType))
-    return { items, prefixes, next: answer.IsTruncated === true ? answer.NextContinuationToken : undefined }
+    const prefixes = elements(xml, 'CommonPrefixes').map((common) => decodeKey(textOf(common, 'Prefix') ?? '', encoding))
+    return { items, prefixes, next: textOf(xml, 'IsTruncated') === 'true' ? textOf(xml, 'NextContinuationToken') : undefined }
   }
 
   /** Gives the etag. */
   async putObject(
     key: string,
     body: Uint8Array,
-    options: Try & ObjectHeaders & { readonly ifNoneMatch?: '*' | undefined; readonly ifMatch?: string | undefined },
+    options: Try &
+      ObjectHeaders & {
+        readonly ifNoneMatch?: '*' | undefined
+        readonly ifMatch?: string | undefined
+        readonly checksum?: Checksum | undefined
+      },
   ): Promise<string> {
-    const command = new PutObjectCommand({
-      Bucket: this.#config.bucket,
-      Key: key,
-      Body: body,
-      ContentLength: body.byteLength,
-      IfNoneMatch: options.ifNoneMatch,
-      IfMatch: options.ifMatch,
-    })
-    withHeaders(command, objectHeaders(options))
-    const answer = await this.#once('PutObject', key, this.#uploadTry(options, body), (abortSignal) =>
-      this.#open().uploads.send(command, { abortSignal }),
-    )
-    return quoted(answer.ETag)
+    const { ifNoneMatch, ifMatch, checksum } = options
+    const headers = { ...storedAs(options), ...conditions(ifNoneMatch, ifMatch), ...checksumHeaders(checksum) }
+    return this.#upload('PutObject', key, body, options, { headers })
   }
 
   /** Gives the upload's id. */
-  async createMultipartUpload(key: string, options: Try & ObjectHeaders): Promise<string> {
-    const command = new CreateMultipartUploadCommand({ Bucket: this.#config.bucket, Key: key })
-    withHeaders(command, objectHeaders(options))
-    const answer = await this.#once('CreateMultipartUpload', key, options, (abortSignal) =>
-      this.#open().requests.send(command, { abortSignal }),
-    )
-    return answer.UploadId ?? ''
+  async createMultipartUpload(
+    key: string,
+    options: Try & ObjectHeaders & { readonly checksumAlgorithm?: ChecksumAlgorithm | undefined },
+  ): Promise<string> {
+    const { checksumAlgorithm: algorithm } = options
+    const checksum: Record<string, string> =
+      algorithm === undefined
+        ? {}
+        : { 'x-amz-checksum-algorithm': algorithm.toUpperCase(), 'x-amz-checksum-type': wholeOrParts(algorithm) }
+    const xml = await this.#xml('CreateMultipartUpload', key, options, {
+      method: 'POST',
+      query: { uploads: '' },
+      headers: { ...storedAs(options), ...checksum },
+    })
+    return textOf(xml, 'UploadId') ?? ''
   }
 
   /** Gives the part's etag. Parts count from 1. */
-  async uploadPart(key: string, uploadId: string, partNumber: number, body: Uint8Array, options: Try): Promise<string> {
-    const command = new UploadPartCommand({
-      Bucket: this.#config.bucket,
-      Key: key,
-      UploadId: uploadId,
-      PartNumber: partNumber,
-      Body: body,
-      ContentLength: body.byteLength,
-    })
-    const answer = await this.#once('UploadPart', key, this.#uploadTry(options, body), (abortSignal) =>
-      this.#open().uploads.send(command, { abortSignal }),
-    )
-    return quoted(answer.ETag)
+  async uploadPart(
+    key: string,
+    uploadId: string,
+    partNumber: number,
+    body: Uint8Array,
+    options: Try & { readonly checksum?: Checksum | undefined; readonly headers?: Readonly<Record<string, string>> | undefined },
+  ): Promise<string> {
+    const headers = { ...options.headers, ...checksumHeaders(options.checksum) }
+    return this.#upload('UploadPart', key, body, options, { query: { partNumber, uploadId }, headers })
+  }
+
+  /** The parts that the server has of an upload that was not ended, in order. */
+  async listParts(key: string, uploadId: string, options: Try): Promise<StoredPart[]> {
+    const parts: StoredPart[] = []
+    for (let marker: string | undefined; ;) {
+      const query = { uploadId, 'part-number-marker': marker }
+      const xml = await this.#xml('ListParts', key, options, { method: 'GET', query })
+      for (const part of elements(xml, 'Part')) {
+        const partNumber = Number(textOf(part, 'PartNumber') ?? 0)
+        parts.push({ partNumber, size: Number(textOf(part, 'Size') ?? 0), etag: quoted(textOf(part, 'ETag')) })
+      }
+      const next = textOf(xml, 'NextPartNumberMarker')
+      if (textOf(xml, 'IsTruncated') !== 'true' || next === undefined || next === marker) return parts
+      marker = next
+    }
   }
 
   /** Gives the object's etag. */
-  async completeMultipartUpload(key: string, uploadId: string, etags: readonly string[], options: Try): Promise<string> {
-    const command = new CompleteMultipartUploadCommand({
-      Bucket: this.#config.bucket,
-      Key: key,
-      UploadId: uploadId,
-      MultipartUpload: { Parts: etags.map((etag, index) => ({ ETag: etag, PartNumber: index + 1 })) },
+  async completeMultipartUpload(
+    key: string,
+    uploadId: string,
+    etags: readonly string[],
+    options: Try & {
+      /** Of each part. */
+      readonly checksums?: readonly (Checksum | undefined)[] | undefined
+      /** Of the whole object. */
+      readonly checksum?: Checksum | undefined
+    },
+  ): Promise<string> {
+    const list = etags.map((etag, index) => {
+      const checksum = options.checksums?.[index]
+      const tag = checksum === undefined ? '' : `Checksum${checksum.algorithm.toUpperCase()}`
+      const sum = checksum === undefined ? '' : `<${tag}>${checksum.value}</${tag}>`
+      return `<Part><PartNumber>${index + 1}</PartNumber><ETag>${escapeXml(etag)}</ETag>${sum}</Part>`
     })
+    const { checksum } = options
     const timeoutMs = (options.timeoutMs ?? this.#config.timeoutMs) * COMPLETE_TIMEOUT_FACTOR
-    const answer = await this.#once('CompleteMultipartUpload', key, { ...options, timeoutMs }, (abortSignal) =>
-      this.#open().requests.send(command, { abortSignal }),
+    const xml = await this.#xml(
+      'CompleteMultipartUpload',
+      key,
+      { ...options, timeoutMs },
+      {
+        method: 'POST',
+        query: { uploadId },
+        headers: {
+          'content-type': 'application/xml',
+          ...(checksum === undefined
+            ? {}
+            : {
+                [`x-amz-checksum-${checksum.algorithm}`]: checksum.value,
+                'x-amz-checksum-type': wholeOrParts(checksum.algorithm),
+              }),
+        },
+        body: Buffer.from(
+          `<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${list.join('')}</CompleteMultipartUpload>`,
+        ),
+      },
     )
-    return quoted(answer.ETag)
+    return quoted(textOf(xml, 'ETag'))
   }
 
   async abortMultipartUpload(key: string, uploadId: string, options: Try): Promise<void> {
-    const command = new AbortMultipartUploadCommand({ Bucket: this.#config.bucket, Key: key, UploadId: uploadId })
-    await this.#once('AbortMultipartUpload', key, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+    await this.#xml('AbortMultipartUpload', key, options, { method: 'DELETE', query: { uploadId } })
   }
 
   async listMultipartUploads(
@@ -321,16 +423,13 @@ export class S3Driver {
     readonly items: readonly (UploadMarker & { readonly initiated: Date })[]
     readonly next: UploadMarker | undefined
   }> {
-    const command = new ListMultipartUploadsCommand({
-      Bucket: this.#config.bucket,
+    const input = {
       Prefix: prefix,
       KeyMarker: options.after?.key,
       UploadIdMarker: options.after?.uploadId,
       // No encoding asked for: SeaweedFS says that it encodes these keys, and does not.
-    })
-    const answer = await this.#once('ListMultipartUploads', undefined, options, (abortSignal) =>
-      this.#open().requests.send(command, { abortSignal }),
-    )
+    }
+    const answer = await this.send('ListMultipartUploads', input, options)
     const items = (answer.Uploads ?? []).map((upload) => ({
       key: upload.Key ?? '',
       uploadId: upload.UploadId ?? '',
@@ -351,19 +450,17 @@ export class S3Driver {
     options: Try & { readonly versionId?: string | undefined; readonly ifMatch?: string | undefined },
   ): Promise<void> {
     const { versionId, ifMatch } = options
-    const command = new DeleteObjectCommand({ Bucket: this.#config.bucket, Key: key, VersionId: versionId, IfMatch: ifMatch })
-    await this.#once('DeleteObject', key, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+    await this.#xml('DeleteObject', key, options, {
+      method: 'DELETE',
+      query: { versionId },
+      headers: conditions(undefined, ifMatch),
+    })
   }
 
   /** At most 1 000 keys. Gives those that could not be deleted. */
   async deleteObjects(keys: readonly string[], options: Try): Promise<FailedDelete[]> {
-    const command = new DeleteObjectsCommand({
-      Bucket: this.#config.bucket,
-      Delete: { Objects: keys.map((key) => ({ Key: key })), Quiet: true },
-    })
-    const answer = await this.#once('DeleteObjects', undefined, options, (abortSignal) =>
-      this.#open().requests.send(command, { abortSignal }),
-    )
+    const input = { Delete: { Objects: keys.map((key) => ({ Key: key })), Quiet: true } }
+    const answer = await this.send('DeleteObjects', input, options)
     return (answer.Errors ?? []).map(({ Key, Code, Message }) => ({
       key: Key ?? '',
       code: Code ?? 'Unknown',
@@ -372,19 +469,17 @@ export class S3Driver {
   }
 
   async headBucket(options: Try): Promise<void> {
-    const command = new HeadBucketCommand({ Bucket: this.#config.bucket })
-    await this.#once('HeadBucket', undefined, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+    await this.#xml('HeadBucket', undefined, options, { method: 'HEAD' })
   }
 
   async createBucket(options: Try): Promise<void> {
-    const { bucket, region, endpoint } = this.#config
+    const { region, endpoint } = this.#config
     // AWS wants the region said twice, but not for its first one; other servers have no constraint to satisfy.
     const elsewhere = endpoint === undefined && region !== 'us-east-1'
-    const command = new CreateBucketCommand({
-      Bucket: bucket,
+    const input = {
       ...(elsewhere ? { CreateBucketConfiguration: { LocationConstraint: region as never } } : {}),
-    })
-    await this.#once('CreateBucket', undefined, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
+    }
+    await this.send('CreateBucket', input, options)
   }
 
   /** A request that has no method of its own, with these headers besides those that its input makes. */
@@ -393,27 +488,110 @@ export class S3Driver {
     input: Omit<RareRequests[Name][0], 'Bucket'>,
     options: Try & { readonly headers?: Readonly<Record<string, string>> | undefined },
   ): Promise<RareRequests[Name][1]> {
-    const Command = rareCommands[action] as unknown as new (input: unknown) => CopyObjectCommand
-    const command = withHeaders(new Command({ ...input, Bucket: this.#config.bucket }), options.headers ?? {})
     const { Key } = input as { readonly Key?: string }
-    const answer = await this.#once(action, Key, options, (abortSignal) => this.#open().requests.send(command, { abortSignal }))
-    return answer as RareRequests[Name][1]
+    return this.#once(action, Key, options, async (abortSignal) => {
+      const { sdk, client } = await this.#open()
+      const Command = sdk[`${action}Command`] as unknown as new (input: unknown) => CopyObjectCommand
+      const command = withHeaders(new Command({ ...input, Bucket: options.bucket ?? this.#config.bucket }), options.headers ?? {})
+      return (await client.send(command, { abortSignal })) as RareRequests[Name][1]
+    })
   }
 
   /** Closes every connection. */
   destroy(): void {
-    this.#clients?.requests.destroy()
-    this.#clients?.uploads.destroy()
-    this.#clients = undefined
+    this.#destroyed = true
+    this.#transport.destroy()
+    void this.#sdk?.then(({ client }) => client.destroy())
   }
 
-  #uploadTry<T extends Try>(options: T, body: Uint8Array): T {
-    const timeoutMs = (options.timeoutMs ?? this.#config.timeoutMs) + body.byteLength / TRICKLE_BYTES_PER_MS
-    return { ...options, timeoutMs: Math.ceil(timeoutMs) }
+  #getRequest(
+    key: string,
+    { start, end, ifMatch, versionId, customerKey, bucket = this.#config.bucket }: Try & ReadRange,
+  ): HotRequest {
+    const range = start === undefined && end === undefined ? undefined : `bytes=${start ?? 0}-${end ?? ''}`
+    const headers = { ...customerKeyHeaders(customerKey), ...conditions(undefined, ifMatch), ...this.#checksumMode() }
+    return { method: 'GET', bucket, key, query: { versionId }, headers: range === undefined ? headers : { ...headers, range } }
+  }
+
+  /** Asks for the checksum that the object was stored with. */
+  #checksumMode(): Record<string, string> {
+    return this.#config.checksums === 'when-required' ? {} : { 'x-amz-checksum-mode': 'ENABLED' }
+  }
+
+  #collect(
+    request: HotRequest,
+    credentials: SigningCredentials,
+    signal: AbortSignal,
+  ): Promise<WireHead & { readonly body: Buffer }> {
+    return this.#transport.collect(request, credentials, { signal, stallTimeoutMs: 0 })
+  }
+
+  /** A request with bytes: they must not stop for `stallTimeoutMs`. Gives the etag. */
+  async #upload(
+    action: string,
+    key: string,
+    body: Uint8Array,
+    options: Try,
+    request: { readonly query?: Readonly<Record<string, string | number>>; readonly headers: Readonly<Record<string, string>> },
+  ): Promise<string> {
+    const timeoutMs = Math.ceil((options.timeoutMs ?? this.#config.timeoutMs) + body.byteLength / TRICKLE_BYTES_PER_MS)
+    const { bucket, stallTimeoutMs } = this.#config
+    const { headers } = await this.#hot(action, key, { ...options, timeoutMs }, (signal, credentials) =>
+      this.#transport.collect({ method: 'PUT', bucket, key, body, ...request }, credentials, { signal, stallTimeoutMs }),
+    )
+    return quoted(headers['etag'])
+  }
+
+  async #xml(
+    action: string,
+    key: string | undefined,
+    options: Try,
+    request: Omit<HotRequest, 'bucket' | 'key'>,
+  ): Promise<string> {
+    const { bucket = this.#config.bucket } = options
+    const answer = await this.#hot(action, key, options, async (signal, credentials) => {
+      const found = await this.#collect({ ...request, bucket, key }, credentials, signal)
+      // A long job is answered with 200 before it is done, and may fail all the same.
+      if (found.body.subarray(0, 500).includes('<Error>')) throw answerError({ ...found, status: 500 }, found.body)
+      return found
+    })
+    return answer.body.toString()
+  }
+
+  #hot<T>(
+    action: string,
+    key: string | undefined,
+    options: Try,
+    send: (signal: AbortSignal, credentials: SigningCredentials) => Promise<T>,
+  ): Promise<T> {
+    return this.#limit.run(options.signal, isSlowDown, () =>
+      this.#once(action, key, options, async (signal) => {
+        return send(signal, await this.credentials())
+      }),
+    )
+  }
+
+  /** Those that the next request is signed with. */
+  async credentials(): Promise<SigningCredentials> {
+    if (this.#given !== undefined) return this.#given
+    return this.#credentials === undefined ? this.#chain() : this.#credentials.get()
+  }
+
+  /** Where a bucket or an object is. */
+  address(bucket: string, key?: string): ReturnType<Transport['address']> {
+    return this.#transport.address(bucket, key)
+  }
+
+  /** The credentials of the AWS chain, which the SDK keeps and renews. */
+  async #chain(): Promise<SigningCredentials> {
+    const { client } = await this.#open()
+    const { accessKeyId, secretAccessKey, sessionToken } = await client.config.credentials()
+    return { accessKeyId, secretAccessKey, ...(sessionToken === undefined ? {} : { sessionToken }) }
   }
 
   async #once<T>(action: string, key: string | undefined, options: Try, send: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const { bucket, endpoint, timeoutMs } = this.#config
+    const { endpoint, timeoutMs } = this.#config
+    const bucket = options.bucket ?? this.#config.bucket
     const request: S3Request = { action, bucket, key, endpoint }
     const call = { signal: options.signal, timeoutMs: options.timeoutMs ?? timeoutMs }
     return withDeadline(call, { prefix: 'S3', action: `${action} on s3://${bucket}/${key ?? ''}` }, async ({ signal }) => {
@@ -433,60 +611,77 @@ export class S3Driver {
     })
   }
 
-  /**
-   * Two clients, since the SDK has one time-out of silence for a client: an upload must not fall silent, but a download
-   * does whenever its reader takes a rest.
-   */
-  #open(): { readonly requests: S3Client; readonly uploads: S3Client } {
-    if (this.#clients !== undefined) return this.#clients
-    const requests = new S3Client(this.#clientConfig(0))
-    const uploads = new S3Client({ ...this.#clientConfig(this.#config.stallTimeoutMs), credentials: requests.config.credentials })
-    for (const client of [requests, uploads]) this.#chooseSigning(client)
-    this.#clients = { requests, uploads }
-    return this.#clients
+  #open(): Promise<{ readonly sdk: Sdk; readonly client: S3Client }> {
+    this.#sdk ??= (async () => {
+      const sdk = await import('@aws-sdk/client-s3')
+      const client = new sdk.S3Client(this.#clientConfig())
+      if (this.#destroyed) client.destroy()
+      return { sdk, client }
+    })()
+    return this.#sdk
   }
 
-  #clientConfig(socketTimeout: number): S3ClientConfig {
-    const { endpoint, region, accessKeyId, secretAccessKey, sessionToken, forcePathStyle, checksums, connectTimeoutMs } =
-      this.#config
+  #clientConfig(): S3ClientConfig {
+    const { endpoint, region, forcePathStyle, checksums, connectTimeoutMs } = this.#config
     const checksum = checksums === 'when-required' ? 'WHEN_REQUIRED' : 'WHEN_SUPPORTED'
-    // No limit to the sockets: a body that nobody reads holds one, and must not keep the next request waiting.
     const agent = { keepAlive: true, maxSockets: Infinity, maxFreeSockets: 64 }
     return {
       region,
-      ...(endpoint === undefined ? {} : { endpoint }),
+      endpoint: endpointOf(this.#config),
       forcePathStyle: forcePathStyle ?? endpoint !== undefined,
       ...(this.#credentials === undefined ? {} : { credentials: identity(this.#credentials) }),
-      ...(accessKeyId === undefined || secretAccessKey === undefined
-        ? {}
-        : {
-            credentials: {
-              accessKeyId,
-              secretAccessKey: secretAccessKey.expose(),
-              ...(sessionToken === undefined ? {} : { sessionToken: sessionToken.expose() }),
-            },
-          }),
+      ...(this.#given === undefined ? {} : { credentials: this.#given }),
       requestChecksumCalculation: checksum,
       responseChecksumValidation: checksum,
       maxAttempts: 1,
-      requestHandler: { connectionTimeout: connectTimeoutMs, socketTimeout, httpAgent: agent, httpsAgent: agent },
+      requestHandler: { connectionTimeout: connectTimeoutMs, httpAgent: agent, httpsAgent: agent },
     }
   }
+}
 
-  #chooseSigning(client: S3Client): void {
-    const { signPayload, endpoint } = this.#config
-    const plain = endpoint?.startsWith('http:') === true
-    if (signPayload === 'always' || (signPayload === 'http' && plain)) return
-    client.middlewareStack.add(
-      (next) => async (args) => {
-        const request = args.request as { headers?: Record<string, string>; body?: unknown }
-        if (request.headers !== undefined && request.body instanceof Uint8Array) {
-          request.headers['x-amz-content-sha256'] = 'UNSIGNED-PAYLOAD'
-        }
-        return next(args)
-      },
-      { step: 'build', name: 'unsignedPayload', priority: 'low' },
-    )
+function isSlowDown(error: unknown): boolean {
+  return HandlerError.is(error) && error.code === 'S3_SLOW_DOWN'
+}
+
+function givenCredentials({ accessKeyId, secretAccessKey, sessionToken }: S3Config): SigningCredentials | undefined {
+  if (accessKeyId === undefined || secretAccessKey === undefined) return undefined
+  const expose = (secret: Secret): string => secret.expose()
+  return {
+    accessKeyId,
+    secretAccessKey: expose(secretAccessKey),
+    ...(sessionToken === undefined ? {} : { sessionToken: expose(sessionToken) }),
+  }
+}
+
+/** What a body is stored as where nobody says is left to no server: some guess by the key. */
+function storedAs(options: ObjectHeaders): Record<string, string> {
+  return { 'content-type': 'application/octet-stream', ...objectHeaders(options) }
+}
+
+function conditions(ifNoneMatch: '*' | undefined, ifMatch: string | undefined): Record<string, string> {
+  return {
+    ...(ifNoneMatch === undefined ? {} : { 'if-none-match': ifNoneMatch }),
+    ...(ifMatch === undefined ? {} : { 'if-match': ifMatch }),
+  }
+}
+
+function checksumHeaders(checksum: Checksum | undefined): Record<string, string> {
+  return checksum === undefined ? {} : { [`x-amz-checksum-${checksum.algorithm}`]: checksum.value }
+}
+
+function openedOf(headers: Readonly<Record<string, string>>): OpenedHead {
+  const metadata: Record<string, string> = {}
+  for (const name in headers) {
+    if (name.startsWith('x-amz-meta-')) metadata[name.slice('x-amz-meta-'.length)] = headers[name] ?? ''
+  }
+  return {
+    etag: quoted(headers['etag']),
+    lastModified: new Date(headers['last-modified'] ?? 0),
+    length: Number(headers['content-length'] ?? 0),
+    offset: Number(/^bytes (\d+)-/.exec(headers['content-range'] ?? '')?.[1] ?? 0),
+    contentEncoding: headers['content-encoding'],
+    metadata,
+    checksum: wholeChecksum(headers),
   }
 }
 
