@@ -127,6 +127,12 @@ const serverError: Mapping = (message, options, request) =>
 const requestFailed: Mapping = (message, options, request) =>
   new RemoteError(`${request.action} on ${place(request)}: ${message}`, { ...options, code: 'S3_REQUEST_FAILED' })
 
+const notSupported: Mapping = (message, options, request) =>
+  new RemoteError(`the server does not do ${request.action} (${place(request)}): ${message}`, {
+    ...options,
+    code: 'S3_NOT_SUPPORTED',
+  })
+
 /** By the code in the answer (Amazon S3 API Reference, "Error responses"). */
 const byCode: Readonly<Record<string, Mapping>> = {
   NoSuchKey: objectNotFound,
@@ -174,6 +180,7 @@ const byCode: Readonly<Record<string, Mapping>> = {
   XAmzContentSHA256Mismatch: badChecksum,
   IncompleteBody: badChecksum,
   InternalError: serverError,
+  NotImplemented: notSupported,
 }
 
 /** By HTTP status, where the answer has no code (HEAD) or one that is not known. */
@@ -188,6 +195,7 @@ const byStatus: Readonly<Record<number, Mapping>> = {
   416: badRange,
   429: slowDown,
   503: slowDown,
+  501: notSupported,
   507: storageFull,
 }
 
@@ -321,11 +329,12 @@ export function bodyStalled(request: S3Request, stallTimeoutMs: number): Operati
   })
 }
 
-/** Another object took the place of the one that was being read. */
-export function objectChanged(request: S3Request, offset: number, cause?: unknown): ConflictError {
-  return new ConflictError(`${place(request)} was changed or deleted while it was being read, after ${offset} bytes`, {
+/** Another object took the place of the one that was being read, after so many bytes, or copied. */
+export function objectChanged(request: S3Request, offset?: number, cause?: unknown): ConflictError {
+  const when = offset === undefined ? 'copied' : `read, after ${offset} bytes`
+  return new ConflictError(`${place(request)} was changed or deleted while it was being ${when}`, {
     code: 'S3_OBJECT_CHANGED',
-    context: { ...request, offset },
+    context: { ...request, ...(offset === undefined ? {} : { offset }) },
     cause,
   })
 }

@@ -1,4 +1,5 @@
 export { MAX_PART_SIZE, MIN_PART_SIZE, type S3Config, s3ConfigSchema, type S3ConfigInput } from './config.ts'
+export type { S3CopyOptions, S3CopySource } from './copy.ts'
 export type { S3CredentialProvider, S3Credentials } from './credentials.ts'
 export type { FailedDelete } from './driver.ts'
 export type { S3Encryption } from './object-headers.ts'
@@ -6,13 +7,17 @@ export type { S3CsvOptions, S3CsvRow, S3LinesOptions, S3TextOptions } from './re
 export {
   type S3Body,
   type S3CheckOptions,
+  type S3CommonPrefix,
   type S3ConditionalWrite,
   type S3DeleteResult,
   type S3GetOptions,
   S3Handler,
   type S3HandlerOptions,
+  type S3ListOptions,
+  type S3ObjectDetails,
   type S3ObjectInfo,
   type S3PutOptions,
   type S3UnfinishedUpload,
   type S3WrittenObject,
 } from './s3-handler.ts'
+export type { S3ObjectVersion, S3Versioning } from './versions.ts'

@@ -20,8 +20,11 @@ import {
 import { conditionalPut, type Condition } from './conditional.ts'
 import { parseConfig, type S3Config, type S3ConfigInput } from './config.ts'
 import { CredentialCache, type S3CredentialProvider } from './credentials.ts'
-import { type FailedDelete, type ReadFrom, S3Driver } from './driver.ts'
+import { copyObject, moveObject, type S3CopyOptions, type S3CopySource } from './copy.ts'
+import { type FailedDelete, type ObjectDetails, type ReadFrom, S3Driver } from './driver.ts'
 import { assertKey, type S3Request } from './errors.ts'
+import type { ObjectHeaders } from './object-headers.ts'
+import type { S3Parts } from './parts.ts'
 import {
   asJson,
   assertDelimiter,
@@ -37,7 +40,9 @@ import {
   validated,
 } from './reading.ts'
 import { resumingBody } from './resuming-body.ts'
+import { readTags, writeTags } from './tagging.ts'
 import { uploadBytes, type UploadContext, uploadStream } from './upload.ts'
+import { getVersioning, listVersions, type S3ObjectVersion, type S3Versioning, setVersioning } from './versions.ts'
 
 /** Everything that {@link S3Handler} takes. Only `bucket` is needed where the AWS chain finds credentials. */
 export interface S3HandlerOptions extends S3ConfigInput {
@@ -60,6 +65,9 @@ export interface S3ObjectInfo {
   readonly lastModified: Date
 }
 
+/** All that S3 says of an object: how it is stored and what it was stored with. */
+export type S3ObjectDetails = ObjectDetails
+
 export interface S3WrittenObject {
   readonly etag: string
   readonly size: number
@@ -68,10 +76,19 @@ export interface S3WrittenObject {
 /** `written: false`: the condition did not hold and nothing was changed. */
 export type S3ConditionalWrite = ({ readonly written: true } & S3WrittenObject) | { readonly written: false }
 
-export interface S3PutOptions extends CallOptions {
-  readonly contentType?: string | undefined
-  /** User metadata (`x-amz-meta-*`): ASCII, 2 kB in all. */
-  readonly metadata?: Readonly<Record<string, string>> | undefined
+export interface S3PutOptions extends CallOptions, ObjectHeaders {}
+
+/** What a common prefix of many keys stands for them in a list with a delimiter. */
+export interface S3CommonPrefix {
+  /** With the delimiter at its end. */
+  readonly prefix: string
+}
+
+export interface S3ListOptions extends CallOptions {
+  /** `/` shows one level, as a folder does. */
+  readonly delimiter?: string | undefined
+  /** Begins behind this key. */
+  readonly startAfter?: string | undefined
 }
 
 export interface S3GetOptions extends CallOptions, ReadFrom {
@@ -125,6 +142,7 @@ export class S3Handler implements AsyncDisposable {
   readonly #driver: S3Driver
   readonly #logger: Logger
   readonly #lifecycle: Lifecycle
+  readonly #parts: S3Parts
   #bucketSeen = false
 
   /** Where the objects are: `s3://bucket/prefix`, no slash at the end. */
@@ -140,6 +158,16 @@ export class S3Handler implements AsyncDisposable {
     this.#logger = logger
     this.#lifecycle = new Lifecycle('S3Handler', 'S3', async () => this.#driver.destroy())
     this.url = `s3://${this.#config.bucket}${this.#config.prefix === '' ? '' : `/${this.#config.prefix}`}`
+    this.#parts = {
+      config: this.#config,
+      driver: this.#driver,
+      run: (callOptions, action, work) => this.#run(callOptions, action, work),
+      try: (signal, work) => this.#try(signal, work),
+      fullKey: (key) => this.#fullKey(key),
+      fullPrefix: (prefix) => this.#fullPrefix(prefix),
+      ownKey: (fullKey) => this.#ownKey(fullKey),
+      where: (key) => this.#where(key),
+    }
   }
 
   /**
@@ -200,16 +228,17 @@ export class S3Handler implements AsyncDisposable {
     yield* readCsvRows(body as AsyncIterable<Uint8Array>, this.#where(key), options)
   }
 
-  /** @throws NotFoundError `S3_OBJECT_NOT_FOUND`, `S3_BUCKET_NOT_FOUND` */
-  async head(key: string, options: CallOptions = {}): Promise<S3ObjectInfo> {
+  /** All that the server says of an object. @throws NotFoundError `S3_OBJECT_NOT_FOUND`, `S3_BUCKET_NOT_FOUND` */
+  async head(key: string, options: CallOptions & ReadFrom = {}): Promise<S3ObjectDetails> {
+    const { versionId, customerKey } = options
     return this.#run(options, `looking at ${this.#where(key)}`, async (signal) => {
       try {
-        const { size, etag, lastModified } = await this.#try(signal, () =>
-          this.#driver.headObject(this.#fullKey(key), { signal }),
+        const found = await this.#try(signal, () =>
+          this.#driver.headObject(this.#fullKey(key), { versionId, customerKey, signal }),
         )
-        return { key, size, etag, lastModified }
+        return { ...found, key }
       } catch (error) {
-        return this.#explainHead(error, key, signal)
+        return this.#explainHead(error, key, { versionId, customerKey, signal })
       }
     })
   }
@@ -227,15 +256,26 @@ export class S3Handler implements AsyncDisposable {
 
   /**
    * Objects whose key begins with the prefix, asked for page by page as they are read, in the order of the server (on S3:
-   * the bytes of the keys). `timeoutMs` is for each page.
+   * the bytes of the keys). With a delimiter, what has one behind the prefix comes as the common prefix that it begins
+   * with, once for all. `timeoutMs` is for each page.
    */
-  async *list(prefix: string, options: CallOptions = {}): AsyncGenerator<S3ObjectInfo, void, undefined> {
+  list(
+    prefix: string,
+    options?: S3ListOptions & { readonly delimiter?: undefined },
+  ): AsyncGenerator<S3ObjectInfo, void, undefined>
+  list(prefix: string, options: S3ListOptions): AsyncGenerator<S3ObjectInfo | S3CommonPrefix, void, undefined>
+  async *list(prefix: string, options: S3ListOptions = {}): AsyncGenerator<S3ObjectInfo | S3CommonPrefix, void, undefined> {
+    const { delimiter } = options
+    const startAfter = options.startAfter === undefined ? undefined : this.#fullPrefix(options.startAfter)
     let next: string | undefined
     do {
       const after = next
       const page = await this.#run(options, `listing ${this.#where(prefix)}`, (signal) =>
-        this.#try(signal, () => this.#driver.listObjects(this.#fullPrefix(prefix), { signal, next: after })),
+        this.#try(signal, () =>
+          this.#driver.listObjects(this.#fullPrefix(prefix), { signal, next: after, delimiter, startAfter }),
+        ),
       )
+      for (const common of page.prefixes) yield { prefix: this.#ownKey(common) }
       for (const object of page.items) yield { ...object, key: this.#ownKey(object.key) }
       next = page.next
     } while (next !== undefined)
@@ -273,11 +313,12 @@ export class S3Handler implements AsyncDisposable {
     return this.#putIf(key, body, { ifMatch: etag }, options)
   }
 
-  /** Deleting what is not there is no error. */
-  async delete(key: string, options: CallOptions = {}): Promise<void> {
+  /** Deleting what is not there is no error. With `versionId`, that version is gone for good. */
+  async delete(key: string, options: CallOptions & { readonly versionId?: string | undefined } = {}): Promise<void> {
+    const { versionId } = options
     await this.#run(options, `deleting ${this.#where(key)}`, async (signal) => {
       try {
-        await this.#try(signal, () => this.#driver.deleteObject(this.#fullKey(key), { signal }))
+        await this.#try(signal, () => this.#driver.deleteObject(this.#fullKey(key), { signal, versionId }))
       } catch (error) {
         if (!HandlerError.is(error) || error.code !== 'S3_OBJECT_NOT_FOUND') throw error
       }
@@ -334,6 +375,92 @@ export class S3Handler implements AsyncDisposable {
         if (!HandlerError.is(error) || error.code !== 'S3_UPLOAD_NOT_FOUND') throw error
       }
     })
+  }
+
+  /**
+   * Throws away the unfinished uploads under a prefix that were begun so long ago. Give more time than your longest
+   * upload takes: one that is still at work fails. Gives what was thrown away.
+   */
+  async abortUnfinishedUploads(
+    options: CallOptions & { readonly prefix?: string | undefined; readonly olderThanMs: number },
+  ): Promise<S3UnfinishedUpload[]> {
+    const before = Date.now() - options.olderThanMs
+    const aborted: S3UnfinishedUpload[] = []
+    return this.#run(options, `aborting the unfinished uploads of ${this.url}`, async (signal) => {
+      for await (const upload of this.listUnfinishedUploads(options.prefix ?? '', { signal })) {
+        if (upload.initiated.getTime() > before) continue
+        await this.abortUpload(upload, { signal })
+        aborted.push(upload)
+      }
+      return aborted
+    })
+  }
+
+  /**
+   * Copies on the server: no byte passes here, whatever the size. The source is a key of this handler, a version of one,
+   * or an object of another bucket. A copy onto itself changes metadata, class or encryption. A source that is replaced
+   * meanwhile is an error.
+   * @throws NotFoundError `S3_OBJECT_NOT_FOUND`; ConflictError `S3_PRECONDITION_FAILED`, `S3_OBJECT_CHANGED`
+   */
+  async copy(from: string | S3CopySource, to: string, options: S3CopyOptions = {}): Promise<S3WrittenObject> {
+    const source = typeof from === 'string' ? { key: from } : from
+    return this.#run(options, `copying to ${this.#where(to)}`, async (signal) => {
+      const { etag, size } = await copyObject(this.#parts, source, to, options, signal)
+      return { etag, size }
+    })
+  }
+
+  /**
+   * Copies, looks at the copy, and only then deletes the source, if it is still the one that was copied. A failure leaves
+   * both. @throws as {@link copy}
+   */
+  async move(from: string, to: string, options: S3CopyOptions = {}): Promise<S3WrittenObject> {
+    return this.#run(options, `moving ${this.#where(from)} to ${this.#where(to)}`, (signal) =>
+      moveObject(this.#parts, from, to, options, signal),
+    )
+  }
+
+  /** @throws RemoteError `S3_NOT_SUPPORTED` where the server has no tags */
+  async getTags(
+    key: string,
+    options: CallOptions & { readonly versionId?: string | undefined } = {},
+  ): Promise<Record<string, string>> {
+    const { versionId } = options
+    return this.#run(options, `reading the tags of ${this.#where(key)}`, (signal) =>
+      readTags(this.#parts, this.#fullKey(key), { versionId, signal }),
+    )
+  }
+
+  /** Puts these tags in place of all that the object has. */
+  async setTags(
+    key: string,
+    tags: Readonly<Record<string, string>>,
+    options: CallOptions & { readonly versionId?: string | undefined } = {},
+  ): Promise<void> {
+    const { versionId } = options
+    await this.#run(options, `tagging ${this.#where(key)}`, (signal) =>
+      writeTags(this.#parts, this.#fullKey(key), tags, { versionId, signal }),
+    )
+  }
+
+  /** All versions and delete markers below the prefix, the newest of a key first. `timeoutMs` is for each page. */
+  listVersions(prefix: string, options: CallOptions = {}): AsyncGenerator<S3ObjectVersion, void, undefined> {
+    return listVersions(this.#parts, prefix, options)
+  }
+
+  /** Makes a version the latest again, by copying it: those between stay. */
+  async restoreVersion(key: string, versionId: string, options: S3CopyOptions = {}): Promise<S3WrittenObject> {
+    return this.copy({ key, versionId }, key, options)
+  }
+
+  /** Whether the bucket keeps versions. @throws RemoteError `S3_NOT_SUPPORTED` where the server cannot */
+  async versioning(options: CallOptions = {}): Promise<S3Versioning> {
+    return this.#run(options, `looking at the versioning of ${this.url}`, (signal) => getVersioning(this.#parts, signal))
+  }
+
+  /** For set-up and tests. What was kept stays when it is suspended. */
+  async setVersioning(versioning: 'enabled' | 'suspended', options: CallOptions = {}): Promise<void> {
+    await this.#run(options, `setting the versioning of ${this.url}`, (signal) => setVersioning(this.#parts, versioning, signal))
   }
 
   /** @throws PermissionError where the server does not even say whether there is one */
@@ -474,14 +601,14 @@ export class S3Handler implements AsyncDisposable {
   }
 
   /** The answer to HEAD has no body, so 404 and 403 do not say what is wrong. The same question as a GET does. */
-  async #explainHead(error: unknown, key: string, signal: AbortSignal): Promise<never> {
+  async #explainHead(error: unknown, key: string, from: ReadFrom & { readonly signal: AbortSignal }): Promise<never> {
     if (!HandlerError.is(error)) throw error
     if (error.outcome !== 'permission' && (error.outcome !== 'not-found' || this.#bucketSeen)) throw error
     try {
-      const { body } = await this.#driver.getObject(this.#fullKey(key), { signal, start: 0, end: 0 })
+      const { body } = await this.#driver.getObject(this.#fullKey(key), { ...from, start: 0, end: 0 })
       body.on('error', () => undefined).destroy()
     } catch (explained) {
-      signal.throwIfAborted()
+      from.signal.throwIfAborted()
       if (!HandlerError.is(explained)) throw error
       if (explained.code === 'S3_OBJECT_NOT_FOUND') this.#bucketSeen = true
       if (['not-found', 'auth', 'permission'].includes(explained.outcome)) throw explained

@@ -32,6 +32,8 @@ export class S3Proxy {
   readonly seen: SeenRequest[] = []
   /** Asked for each request; undefined lets it pass. */
   fault: (request: SeenRequest) => Fault | undefined = () => undefined
+  /** What a request waits for before it is passed on, so that a test can do something in between. */
+  hold: () => Promise<unknown> | undefined = () => undefined
   #port = 0
 
   constructor(endpoint: string) {
@@ -82,7 +84,7 @@ export class S3Proxy {
       )
       forwarded.on('error', () => incoming.socket.destroy())
       outgoing.on('close', () => forwarded.destroy())
-      incoming.pipe(forwarded)
+      void Promise.resolve(this.hold()).then(() => incoming.pipe(forwarded))
     })
     this.#server.on('connection', (socket: Socket) => {
       this.#sockets.add(socket)

@@ -1,0 +1,5 @@
+import { describeWith } from '@common-handlers/testkit'
+import { apiSuite } from './api-suite.ts'
+
+describeWith(['s3'], 'the calls of S3Handler on SeaweedFS', ({ s3 }) => apiSuite(s3))
+describeWith(['versitygw'], 'the calls of S3Handler on versitygw', ({ versitygw }) => apiSuite(versitygw))
