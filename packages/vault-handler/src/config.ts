@@ -1,5 +1,6 @@
 import { ConfigError, defaultRetryPolicy, type RetryPolicy, type Secret, secret } from '@common-handlers/core'
 import { z } from 'zod'
+import { parseGoDuration } from './go-duration.ts'
 
 /** How to speak TLS with the server. Files are PEM and are read when the first request is made. */
 export interface VaultTlsConfig {
@@ -370,7 +371,7 @@ export function vaultConfigFromEnvironment(variables: Variables = process.env): 
       verify: skipVerify === undefined ? undefined : !skipVerify,
     }),
     proxy: plain('PROXY_ADDR') ?? plain('HTTP_PROXY'),
-    timeoutMs: read('CLIENT_TIMEOUT', parseGoDuration),
+    timeoutMs: read('CLIENT_TIMEOUT', parseTimeout),
     retry: maxRetries === undefined ? undefined : { attempts: maxRetries + 1 },
     rateLimit: read('RATE_LIMIT', parseRateLimit),
   })
@@ -401,16 +402,9 @@ function parseGoBoolean(value: string): boolean | undefined {
   return /^(0|f|false)$/i.test(value) ? false : undefined
 }
 
-const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
-
-/** A number is seconds (as in the Go client), `1m30s` is Go's notation; the result is milliseconds. */
-function parseGoDuration(value: string): number | undefined {
-  if (/^\d+$/.test(value)) return Number(value) * 1000
-  if (!/^(?:\d+(?:\.\d+)?(?:ms|s|m|h))+$/.test(value)) return undefined
-  let total = 0
-  for (const [, amount, unit] of value.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g))
-    total += Number(amount) * (UNIT_MS[unit ?? ''] ?? 0)
-  return Math.round(total)
+/** A number is seconds, as in the Go client; else Go's notation. The result is milliseconds. */
+function parseTimeout(value: string): number | undefined {
+  return /^\d+$/.test(value) ? Number(value) * 1000 : parseGoDuration(value)
 }
 
 function parseRateLimit(value: string): RateLimitConfig | undefined {

@@ -56,3 +56,4 @@ export {
   type VaultHandlerOptions,
   type VaultHealth,
 } from './vault-handler.ts'
+export type { UnwrappedAnswer, UnwrapOptions, WrappedAnswer, Wrapping, WrappingFacts } from './wrapping.ts'

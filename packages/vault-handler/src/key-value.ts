@@ -86,11 +86,7 @@ export class KeyValue {
    */
   get(path: string, options?: KvGetOptions): Promise<KvSecret>
   get<T>(path: string, schema: StandardSchema<T>, options?: KvGetOptions): Promise<KvSecret<T>>
-  get<T>(
-    path: string,
-    second: StandardSchema<T> | KvGetOptions = {},
-    third: KvGetOptions = {},
-  ): Promise<KvSecret | KvSecret<T>> {
+  get<T>(path: string, second: StandardSchema<T> | KvGetOptions = {}, third: KvGetOptions = {}): Promise<KvSecret | KvSecret<T>> {
     const [schema, options] = isStandardSchema(second) ? [second, third] : [undefined, second]
     return this.#at('read', path, options, async (place, signal) => {
       const secret = await this.#read(place, options.version, signal)
@@ -264,15 +260,16 @@ export class KeyValue {
   async #read(place: Place, version: number | undefined, signal: AbortSignal): Promise<KvSecret> {
     if (version !== undefined) assertVersioned(place)
     const query = version === undefined ? undefined : { version: String(version) }
-    const answer = await this.#request('GET', 'data', place, { query, idempotent: true }, signal).catch(async (error: unknown) => {
-      if (version === undefined || !HandlerError.is(error) || error.code !== 'VAULT_SECRET_NOT_FOUND') throw error
-      // The server does not tell a missing version from a missing secret; whether there is a newest one does.
-      const newest = await this.#readOrNothing(place, signal)
-      throw newest.version === 0 ? error : missingVersion(place, version, error)
-    })
+    const answer = await this.#request('GET', 'data', place, { query, idempotent: true }, signal).catch(
+      async (error: unknown) => {
+        if (version === undefined || !HandlerError.is(error) || error.code !== 'VAULT_SECRET_NOT_FOUND') throw error
+        // The server does not tell a missing version from a missing secret; whether there is a newest one does.
+        const newest = await this.#readOrNothing(place, signal)
+        throw newest.version === 0 ? error : missingVersion(place, version, error)
+      },
+    )
     const outer = (answer as { readonly data?: SecretData | null } | undefined)?.data ?? undefined
-    const { data, metadata } =
-      place.version === 1 ? { data: outer, metadata: undefined } : ((outer ?? {}) as VersionedAnswer)
+    const { data, metadata } = place.version === 1 ? { data: outer, metadata: undefined } : ((outer ?? {}) as VersionedAnswer)
     if (data === undefined || data === null) {
       throw new NotFoundError(`${place.path}: the secret is empty`, {
         code: 'VAULT_SECRET_NOT_FOUND',
@@ -302,12 +299,7 @@ export class KeyValue {
     }
   }
 
-  async #write(
-    place: Place,
-    data: SecretData,
-    cas: number | undefined,
-    signal: AbortSignal,
-  ): Promise<KvVersion | undefined> {
+  async #write(place: Place, data: SecretData, cas: number | undefined, signal: AbortSignal): Promise<KvVersion | undefined> {
     if (place.version === 2) return this.#writeVersion(place, data, cas, signal)
     if (cas !== undefined) assertVersioned(place)
     assertExact(place, data)

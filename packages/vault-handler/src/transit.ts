@@ -1,4 +1,4 @@
-import type { CallOptions } from '@common-handlers/core'
+import { type CallOptions, HandlerError } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
 import { toTransitError } from './errors.ts'
 
@@ -43,7 +43,16 @@ export interface HmacItem {
 }
 
 export type HashAlgorithm =
-  'sha1' | 'sha2-224' | 'sha2-256' | 'sha2-384' | 'sha2-512' | 'sha3-224' | 'sha3-256' | 'sha3-384' | 'sha3-512' | 'none'
+  | 'sha1'
+  | 'sha2-224'
+  | 'sha2-256'
+  | 'sha2-384'
+  | 'sha2-512'
+  | 'sha3-224'
+  | 'sha3-256'
+  | 'sha3-384'
+  | 'sha3-512'
+  | 'none'
 
 /** How to sign and verify. */
 export interface SignatureOptions extends CallOptions {
@@ -215,7 +224,10 @@ export class Transit {
   readKey(key: string, options?: CallOptions): Promise<TransitKey> {
     return this.#api.call(`read the key ${key}`, options, async (signal) => {
       const path = `${this.#mount}/keys/${key}`
-      const answer = await this.#api.authorised({ method: 'GET', path, idempotent: true }, signal)
+      const answer = await this.#api.authorised({ method: 'GET', path, idempotent: true }, signal).catch((error: unknown) => {
+        const missing = HandlerError.is(error) && error.code === 'VAULT_SECRET_NOT_FOUND'
+        throw missing ? toTransitError({ method: 'GET', path }, 'key not found', error.context) : error
+      })
       return readKey((answer as { readonly data: KeyAnswer }).data)
     })
   }
@@ -234,7 +246,14 @@ export class Transit {
   ): Promise<PromiseSettledResult<T>[]> {
     if (items.length === 0) return []
     const path = `${action}/${key}`
-    const results = await this.#send(action, path, { ...shared, batch_input: items }, true, options, (data) => data['batch_results'])
+    const results = await this.#send(
+      action,
+      path,
+      { ...shared, batch_input: items },
+      true,
+      options,
+      (data) => data['batch_results'],
+    )
     return (results as readonly Fields[]).map((result, index) => {
       const { error } = result
       if (typeof error !== 'string' || error === '') return { status: 'fulfilled', value: read(result) }

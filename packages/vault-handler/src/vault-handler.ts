@@ -36,6 +36,7 @@ import { Transit } from './transit.ts'
 import { SecretCache } from './secret-cache.ts'
 import { lookUpSelf, readTokenInfo, VaultToken } from './token.ts'
 import { validate } from './validate.ts'
+import { readWrapped, type WrappedAnswer, wrapHeader, Wrapping } from './wrapping.ts'
 
 /** The configuration, and where to log to. */
 export interface VaultHandlerOptions extends VaultConfigInput {
@@ -55,6 +56,8 @@ export interface RequestOptions extends CallOptions {
   readonly headers?: Readonly<Record<string, string>> | undefined
   /** May the request be made twice? Default: true for GET, HEAD, LIST, PUT and DELETE. */
   readonly idempotent?: boolean | undefined
+  /** Ask the server to wrap its answer for so long; rounded up to whole seconds. */
+  readonly wrapTtlMs?: number | undefined
 }
 
 /** The state of the node that answered. */
@@ -83,6 +86,8 @@ const RELEASE_TIMEOUT_MS = 2_000
 export class VaultHandler implements Closable {
   /** The KV engine: read, write, check-and-set, versions, metadata, lists. */
   readonly kv: KeyValue
+  /** Response wrapping: hand a secret on as a token that works once. */
+  readonly wrapping: Wrapping
   /** The token in use: look it up, renew it, revoke it. */
   readonly token: VaultToken
   readonly #config: VaultConfig
@@ -117,6 +122,7 @@ export class VaultHandler implements Closable {
     this.#tokens = new TokenSource(this.#config, this.#api)
     this.#cache = this.#config.cache === undefined ? undefined : new SecretCache(this.#config.cache, logger)
     this.kv = new KeyValue(this.#api)
+    this.wrapping = new Wrapping(this.#api)
     this.token = new VaultToken(this.#api, this.#tokens)
     if (!this.#config.tls.verify) logger.warn({ address: this.#config.address }, 'the certificate of the vault is not verified')
   }
@@ -206,9 +212,13 @@ export class VaultHandler implements Closable {
 
   /**
    * Any request to the API, below `/v1/`: `request('POST', 'transit/encrypt/orders', { body: { plaintext } })`. The path is
-   * plain text and is encoded here. Returns the answer as it is; undefined for an empty one.
+   * plain text and is encoded here. Returns the answer as it is, undefined for an empty one; with `wrapTtlMs` the token under
+   * which the server keeps it.
    */
+  request(method: string, path: string, options: RequestOptions & { readonly wrapTtlMs: number }): Promise<WrappedAnswer>
+  request(method: string, path: string, options?: RequestOptions): Promise<unknown>
   request(method: string, path: string, options: RequestOptions = {}): Promise<unknown> {
+    const { wrapTtlMs } = options
     const verb = method.toUpperCase()
     const list = verb === 'LIST'
     return this.#call(`${verb} ${path}`, options, async (signal) => {
@@ -219,13 +229,13 @@ export class VaultHandler implements Closable {
           path,
           query: list ? { ...options.query, list: 'true' } : options.query,
           body: options.body,
-          headers: options.headers,
+          headers: wrapTtlMs === undefined ? options.headers : { ...options.headers, ...wrapHeader(wrapTtlMs) },
           idempotent: options.idempotent ?? IDEMPOTENT.has(verb),
         },
         signal,
       )
       if (!READS.has(verb)) this.#api.changed(path)
-      return answer
+      return wrapTtlMs === undefined ? answer : readWrapped(path, answer)
     })
   }
 

@@ -22,7 +22,17 @@ const odd = {
   safe: Number.MAX_SAFE_INTEGER,
   long: 'x'.repeat(100_000),
 }
-const PATHS = ['my key#1?x', 'a&b=c', 'Straße/日本 🔑', 'quo\'te"(1)', '%2e%2e/%41', 'tail /', 'back\\slash', 'data/data/x', 'a+b *']
+const PATHS = [
+  'my key#1?x',
+  'a&b=c',
+  'Straße/日本 🔑',
+  'quo\'te"(1)',
+  '%2e%2e/%41',
+  'tail /',
+  'back\\slash',
+  'data/data/x',
+  'a+b *',
+]
 
 describeWith(['openbao'], 'the KV engine', ({ openbao }) => {
   const v1 = unique('kv1')
@@ -260,14 +270,21 @@ describeWith(['openbao'], 'the KV engine', ({ openbao }) => {
       const path = `${v2}/${unique('versions')}`
       for (const n of [1, 2, 3]) await vault.kv.put(path, { n })
       await vault.kv.delete(path, { versions: [1, 2] })
-      expect(await failure(vault.kv.get(path, { version: 1 }))).toMatchObject({ code: 'VAULT_VERSION_DELETED', context: { version: 1 } })
+      expect(await failure(vault.kv.get(path, { version: 1 }))).toMatchObject({
+        code: 'VAULT_VERSION_DELETED',
+        context: { version: 1 },
+      })
       expect((await vault.kv.get(path)).data).toEqual({ n: 3 })
       await vault.kv.undelete(path, [2])
       expect((await vault.kv.get(path, { version: 2 })).data).toEqual({ n: 2 })
       await vault.kv.destroy(path, [1])
       expect(await failure(vault.kv.get(path, { version: 1 }))).toMatchObject({ code: 'VAULT_VERSION_DESTROYED' })
       const versions = await vault.kv.versions(path)
-      expect(versions.map(({ version, destroyed }) => [version, destroyed])).toEqual([[1, true], [2, false], [3, false]])
+      expect(versions.map(({ version, destroyed }) => [version, destroyed])).toEqual([
+        [1, true],
+        [2, false],
+        [3, false],
+      ])
       expect(versions[2]?.createdAt.getTime()).toBeGreaterThanOrEqual(versions[1]?.createdAt.getTime() ?? Infinity)
       expect(await failure(vault.kv.get(path, { version: 4 }))).toMatchObject({ code: 'VAULT_VERSION_NOT_FOUND' })
       expect(await failure(vault.kv.get(`${path}-none`, { version: 4 }))).toMatchObject({ code: 'VAULT_SECRET_NOT_FOUND' })
