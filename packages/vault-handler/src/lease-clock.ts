@@ -21,17 +21,18 @@ export class Alarm {
 }
 
 const BASE_DELAY_MS = 100
-/** The bound of every wait for a lease. */
-export const MAX_LEASE_DELAY_MS = 60_000
+const MAX_DELAY_MS = 60_000
+/** In the time that is given so many tries fit at least. */
+const TRIES = 12
 
 /**
- * The wait after the n-th failure in a row: doubling from 100 ms up to a bound. Half of it is by chance and half is certain,
- * so that the number of tries has a bound too.
+ * The wait after the n-th failure in a row: doubling from 100 ms up to a twelfth of a time, the life of a lease or token, and
+ * a minute at most. Half of it is by chance and half is certain, so that the number of tries has a bound too.
  */
-export function leaseRetryDelay(failures: number, boundMs: number, retryAfterMs: number = 0): number {
-  const maxDelayMs = Math.max(BASE_DELAY_MS, Math.min(MAX_LEASE_DELAY_MS, boundMs))
+export function leaseRetryDelay(failures: number, lifeMs: number, retryAfterMs: number = 0): number {
+  const maxDelayMs = Math.max(BASE_DELAY_MS, Math.min(MAX_DELAY_MS, lifeMs / TRIES))
   const policy = { attempts: Infinity, budgetMs: Infinity, baseDelayMs: BASE_DELAY_MS, maxDelayMs }
-  return retryDelay(failures, policy, Math.min(retryAfterMs, MAX_LEASE_DELAY_MS), () => 0.5 + Math.random() / 2)
+  return retryDelay(failures, policy, Math.min(retryAfterMs, MAX_DELAY_MS), () => 0.5 + Math.random() / 2)
 }
 
 /** When to renew or replace what is good from one time to another: between one half and two thirds of it, by chance. */

@@ -1,5 +1,6 @@
 import { EventEmitter } from 'node:events'
 import {
+  AuthError,
   type CallOptions,
   type Closable,
   ConnectionError,
@@ -14,7 +15,7 @@ import type { VaultApi } from './api.ts'
 import type { ApiRequest } from './client.ts'
 import type { SecretData } from './secret-data.ts'
 import { type Grant, type LeaseAnswer, readGrant } from './lease-answer.ts'
-import { Alarm, leaseDueAt, leaseRetryDelay, MAX_LEASE_DELAY_MS } from './lease-clock.ts'
+import { Alarm, leaseDueAt, leaseRetryDelay } from './lease-clock.ts'
 import { untilAborted } from './until-aborted.ts'
 import { validate } from './validate.ts'
 
@@ -77,12 +78,10 @@ const MIN_TRY_MS = 1_000
 const MAX_TRY_MS = 30_000
 /** From here on a lease is replaced when it cannot be renewed. */
 const LAST_SIXTH = 1 / 6
-/** While a lease lives it is tried for at least so often. */
-const TRIES_IN_A_LIFE = 12
-/** How long a lost lease, or an account that cannot be read, waits for the next try at most: somebody stands still for it. */
-const LOST_DELAY_MS = 10_000
-/** A static account whose password is due: how often it is read again, at first and when the server is very late. */
-const PROMPT_DELAY_MS = 1_000
+/** What is lost, or cannot be read, is tried for every ten seconds at least: somebody stands still for it. */
+const LOST_LIFE_MS = 120_000
+/** A static account whose password is due is read again every second at least, at first. */
+const DUE_LIFE_MS = 12_000
 const PROMPT_READS = 20
 /** Credentials that were rejected are looked up at most once in this time. */
 const LOOK_UP_INTERVAL_MS = 1_000
@@ -121,7 +120,10 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
     this.#obtain = obtain
     this.#graceMs = graceMs
     this.#term = term
-    this.#detach = [api.onClose((signal) => this.#end(signal).then(() => undefined)), api.onNewToken(() => this.#tokenGone())]
+    this.#detach = [
+      api.onClose((signal) => this.#end(signal).then(() => undefined)),
+      api.onTokenLost((endsAt) => this.#tokenLost(endsAt)),
+    ]
     this.#schedule()
   }
 
@@ -311,10 +313,11 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
       return
     }
     const ttlMs = (answer.lease_duration ?? 0) * 1000
-    Object.assign(term, { since, expiresAt: since + ttlMs })
-    if (ttlMs < term.grant.ttlMs) {
-      // The server gives less than before when the max TTL is near.
-      term.final = true
+    // Its token may have been lost in the meantime.
+    if (!term.final) Object.assign(term, { since, expiresAt: since + ttlMs })
+    // The server gives less than before when the max TTL is near.
+    if (ttlMs < term.grant.ttlMs) term.final = true
+    if (term.final) {
       await this.#replace(signal)
       return
     }
@@ -348,13 +351,13 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
     if (next.grant.ttlMs > 0) {
       this.#failures = 0
       this.#schedule()
-    } else this.#tryAgain(this.#failures < PROMPT_READS ? PROMPT_DELAY_MS : MAX_LEASE_DELAY_MS)
+    } else this.#tryAgain(this.#failures < PROMPT_READS ? DUE_LIFE_MS : Infinity)
   }
 
-  #tryAgain(boundMs: number, retryAfterMs?: number): void {
+  #tryAgain(lifeMs: number, retryAfterMs?: number): void {
     if (this.#closing !== undefined) return
     this.#failures++
-    const delayMs = leaseRetryDelay(this.#failures, boundMs, retryAfterMs)
+    const delayMs = leaseRetryDelay(this.#failures, lifeMs, retryAfterMs)
     this.#alarm.set(Date.now() + delayMs, () => this.#keepInBackground())
   }
 
@@ -363,8 +366,8 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
     const { expiresAt, grant } = this.#term
     this.#api.logger.warn({ path: this.path, err: error }, 'vault lease could not be kept; it is tried again')
     if (HandlerError.is(error) && (hasEnded(error) || Date.now() >= expiresAt)) this.#lose(error)
-    const boundMs = this.#lost || grant.kind === 'static' ? LOST_DELAY_MS : grant.ttlMs / TRIES_IN_A_LIFE
-    this.#tryAgain(boundMs, HandlerError.is(error) ? error.retryAfterMs : undefined)
+    const lifeMs = this.#lost || grant.kind === 'static' ? LOST_LIFE_MS : grant.ttlMs
+    this.#tryAgain(lifeMs, HandlerError.is(error) ? error.retryAfterMs : undefined)
   }
 
   #lose(error: HandlerError): void {
@@ -379,9 +382,8 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
   /** Asks whether a lease that was rejected elsewhere still is one. */
   async #lookUp(term: Term<T>): Promise<void> {
     await sleep(term.since + LOOK_UP_INTERVAL_MS - Date.now(), this.#abort.signal)
-    if (this.#term !== term) return
+    if (this.#term !== term || term.grant.kind === 'dated') return
     if (term.grant.kind === 'static') return await this.#keep().catch(() => undefined)
-    if (term.grant.kind === 'dated') return
     const request = { method: 'PUT', path: 'sys/leases/lookup', body: { lease_id: term.grant.leaseId }, idempotent: true }
     try {
       await this.#api.authorised(request, this.#abort.signal)
@@ -394,9 +396,15 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
   }
 
   /** A lease ends with the token it was made by. */
-  #tokenGone(): void {
-    if (this.#term.grant.kind !== 'dynamic') return
-    this.#term.final = true
+  #tokenLost(endsAt: number): void {
+    const term = this.#term
+    if (term.grant.kind !== 'dynamic') return
+    term.final = true
+    term.expiresAt = Math.min(term.expiresAt, endsAt)
+    if (endsAt <= Date.now()) {
+      const message = `the lease of ${this.path} has ended with its token`
+      this.#lose(new AuthError(message, { code: 'VAULT_TOKEN_INVALID', context: { path: this.path } }))
+    }
     this.#alarm.set(Date.now(), () => this.#keepInBackground())
   }
 

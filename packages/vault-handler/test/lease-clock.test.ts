@@ -41,20 +41,20 @@ it('a lease is due between one half and two thirds of its time', () => {
 })
 
 it('a wait doubles up to its bound and is never less than half of it', () => {
-  for (const [failures, bound, least, most] of [
-    [1, 500, 50, 100],
-    [2, 500, 100, 200],
-    [3, 500, 200, 400],
-    [4, 500, 250, 500],
-    [1_000, 500, 250, 500],
+  for (const [failures, life, least, most] of [
+    [1, 6_000, 50, 100],
+    [2, 6_000, 100, 200],
+    [3, 6_000, 200, 400],
+    [4, 6_000, 250, 500],
+    [1_000, 6_000, 250, 500],
     [1_000, Infinity, 30_000, 60_000],
     [5, 10, 50, 100],
   ] as const) {
-    const waits = Array.from({ length: 200 }, () => leaseRetryDelay(failures, bound))
+    const waits = Array.from({ length: 200 }, () => leaseRetryDelay(failures, life))
     expect(Math.min(...waits), `${failures}`).toBeGreaterThanOrEqual(least)
     expect(Math.max(...waits), `${failures}`).toBeLessThanOrEqual(most)
   }
   // As long as the server asks for, and no longer than a minute.
-  expect(leaseRetryDelay(1, 500, 7_000)).toBe(7_000)
-  expect(leaseRetryDelay(1, 500, 86_400_000)).toBe(60_000)
+  expect(leaseRetryDelay(1, 6_000, 7_000)).toBe(7_000)
+  expect(leaseRetryDelay(1, 6_000, 86_400_000)).toBe(60_000)
 })

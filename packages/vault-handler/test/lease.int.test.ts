@@ -231,12 +231,32 @@ describeWith(['openbao', 'postgres'], 'a lease', ({ openbao, postgres }) => {
     const { data } = (await vault.request('GET', 'auth/token/lookup-self')) as { data: { id: string } }
     await admin.request('POST', 'auth/token/revoke', { token: data.id })
     // Whatever finds out first that the token is no more.
+    const words = heard(lease)
     const rotated = once(lease, 'rotated')
     await vault.request('GET', 'auth/token/lookup-self')
     await rotated
+    expect(words).toEqual(['lost', 'rotated'])
     const next = await lease.acquire()
     expect(next.user).not.toBe(before.user)
     expect(await canLogIn(next)).toBe(true)
+    await until(async () => !(await canLogIn(before)))
+  })
+
+  it.concurrent('is replaced before its token ends, while it is still good', async () => {
+    const path = await engine.role({ default_ttl: '1h' })
+    const policy = unique('lease-reader')
+    await admin.writePolicy(policy, `path "${path}" { capabilities = ["read"] }`)
+    const role = unique('lease-role')
+    const appRole = await admin.createAppRole(role, { policies: [policy] })
+    await admin.request('POST', `auth/approle/role/${role}`, { token_ttl: '5s', token_max_ttl: '5s' })
+    await using vault = handler({ token: undefined, appRole })
+    await using lease = await vault.lease(path)
+    const words = heard(lease)
+    const before = await lease.acquire()
+    await once(lease, 'rotated')
+    expect(words).toEqual(['rotated'])
+    expect(before.expiresAt).toBeLessThan(Date.now() + 5_000)
+    expect((await lease.acquire()).user).not.toBe(before.user)
     await until(async () => !(await canLogIn(before)))
   })
 
