@@ -1,7 +1,8 @@
-import { describeWith, openbaoAdmin, type OpenBaoServer, startOpenBao } from '@common-handlers/testkit'
+import { describeWith, openbaoAdmin, type OpenBaoServer, startDurableOpenBao, startOpenBao } from '@common-handlers/testkit'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { VaultHandler } from '../src/index.ts'
 import { failure } from './failure.ts'
+import { recordingProxy } from './recording-proxy.ts'
 
 // A server of its own: others would not like to have theirs sealed and killed.
 describeWith(['openbao'], 'a server that is sealed, gone or back', () => {
@@ -57,5 +58,36 @@ describeWith(['openbao'], 'a server that is sealed, gone or back', () => {
     const waiting = vault.request('GET', 'auth/token/lookup-self')
     await server.up()
     expect(await waiting).toMatchObject({ data: { policies: ['root'] } })
+  })
+})
+
+describeWith(['openbao'], 'a server that keeps its data and is restarted in the middle', () => {
+  it('loses no call and no token', async () => {
+    await using server = await startDurableOpenBao()
+    const admin = openbaoAdmin(server)
+    await admin.putSecret('app', { user: 'from-the-vault' })
+    await admin.writePolicy('reader', 'path "secret/*" { capabilities = ["read"] }')
+    await using proxy = await recordingProxy(server.address)
+    await using vault = new VaultHandler({
+      address: proxy.address,
+      appRole: await admin.createAppRole('reader', { policies: ['reader'] }),
+      retry: { attempts: 1_000, budgetMs: 60_000, baseDelayMs: 20, maxDelayMs: 100 },
+    })
+    await vault.getSecret('secret/app')
+    let reading = true
+    let reads = 0
+    const readers = Array.from({ length: 5 }, async () => {
+      while (reading) {
+        expect(await vault.getSecret('secret/app')).toEqual({ user: 'from-the-vault' })
+        reads++
+      }
+    })
+    // Killed, then back and sealed for a moment, then a standby for another.
+    await server.restart()
+    const before = reads
+    await expect.poll(() => reads, { timeout: 30_000 }).toBeGreaterThan(before + 20)
+    reading = false
+    await Promise.all(readers)
+    expect(proxy.count('POST /v1/auth/approle/login')).toBe(1)
   })
 })

@@ -7,6 +7,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { VaultHandler, type VaultHandlerOptions } from '../src/index.ts'
 import { type Certificate, certificateAuthority } from './certificates.ts'
 import { failure } from './failure.ts'
+import { forwardProxy } from './forward-proxy.ts'
 import { recordingProxy } from './recording-proxy.ts'
 
 describeWith(['openbao'], 'the way to the server', ({ openbao }) => {
@@ -95,6 +96,24 @@ describeWith(['openbao'], 'the way to the server', ({ openbao }) => {
   it('is not mistaken: TLS to a plain port', async () => {
     const error = await failure(lookUp(openbao.address.replace('http:', 'https:'), { caFile }))
     expect(error).toMatchObject({ name: 'ConnectionError', code: 'VAULT_TLS', retry: 'never' })
+  })
+
+  it('may go through a proxy, in the open and by TLS', async () => {
+    await using proxy = await forwardProxy()
+    expect(await lookUp(openbao.address, {}, { proxy: proxy.address })).toMatchObject(good)
+    await using secure = await recordingProxy(openbao.address, { tls: material(server) })
+    expect(await lookUp(secure.address, { caFile }, { proxy: proxy.address })).toMatchObject(good)
+    expect(proxy.seen).toEqual([
+      `GET ${openbao.address}/v1/auth/token/lookup-self`,
+      `CONNECT ${secure.address.replace('https://', '')}`,
+    ])
+    const stranger = proxy.address.replace('joes-password', 'not-his-password')
+    for (const address of [openbao.address, secure.address]) {
+      const error = await failure(lookUp(address, { caFile }, { proxy: stranger }))
+      expect(error.name).toMatch(/RemoteError|ConnectionError/)
+      expect(`${error.message} ${JSON.stringify(error)}`).not.toMatch(/not-his-password|joes-password/)
+    }
+    expect(secure.seen).toHaveLength(1)
   })
 
   it('may be a Unix socket, as of an agent', async () => {
