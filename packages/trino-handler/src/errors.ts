@@ -96,6 +96,18 @@ const SHIFTED = new Set(['SYNTAX_ERROR', 'INVALID_PARAMETER_USAGE'])
 export function fromServer(error: WireError, queryId: string, shift: number = 0): HandlerError {
   const { errorName, errorCode, errorType } = error
   const said = error.errorLocation ?? undefined
+  // It stopped at the text itself: the word IMMEDIATE was taken for the name of a prepared statement.
+  if (errorName === 'SYNTAX_ERROR' && shift > 0 && said?.lineNumber === 1 && said.columnNumber <= shift) {
+    return new RemoteError(
+      "the server does not know EXECUTE IMMEDIATE (Trino before 418): give the option parameters: 'prepared'",
+      {
+        code: 'TRINO_EXECUTE_IMMEDIATE_UNKNOWN',
+        serverCode: errorName,
+        retry: 'never',
+        context: { queryId },
+      },
+    )
+  }
   const place =
     said === undefined || !SHIFTED.has(errorName) ? said : { ...said, columnNumber: Math.max(1, said.columnNumber - shift) }
   const text = (error.message ?? errorName).replace(
@@ -231,13 +243,21 @@ export function fromStatus(status: number, body: string, target: string, retryAf
 const after = (retryAfterMs: number | undefined): { readonly retryAfterMs?: number } =>
   retryAfterMs === undefined ? {} : { retryAfterMs }
 
-/** The server no longer knows a query whose end was never seen: it was restarted, or forgot the query. */
-export function queryLost(queryId: string, status: number): ConnectionError {
-  return new ConnectionError(`Trino no longer knows query ${queryId} (${status}); whether it was applied is not known`, {
-    code: 'TRINO_QUERY_LOST',
-    retry: 'if-idempotent',
-    context: { queryId, status },
-  })
+/** The server no longer knows a query whose end was never seen; `why` if it could be found out. */
+export function queryLost(queryId: string, status: number, why?: 'restarted'): ConnectionError {
+  const reason = why === 'restarted' ? ': the server was restarted meanwhile' : ''
+  return new ConnectionError(
+    `Trino no longer knows query ${queryId} (${status})${reason}; whether it was applied is not known from here`,
+    { code: 'TRINO_QUERY_LOST', retry: 'if-idempotent', context: { queryId, status, ...(why === undefined ? {} : { why }) } },
+  )
+}
+
+/** The store has no such segment any more, or does not give it to us. `target` and `code` are the store's. */
+export function segmentGone(target: string, status: number, code: string): RemoteError {
+  return new RemoteError(
+    `a segment of the spooled result cannot be had from ${target}: it answered ${status}${code === '' ? '' : ` ${code}`}`,
+    { code: 'TRINO_SEGMENT_GONE', serverCode: String(status), retry: 'if-idempotent', context: { target, status } },
+  )
 }
 
 /** A 200 that does not hold what the protocol says. */

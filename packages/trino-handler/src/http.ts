@@ -1,70 +1,136 @@
+import { spawnSync } from 'node:child_process'
+import { rootCertificates } from 'node:tls'
 import { parseRetryAfter, registerSecretValue } from '@common-handlers/core'
 import { Agent, request } from 'undici'
 import type { TrinoConfig } from './config.ts'
-import { fromStatus, fromTransport } from './errors.ts'
+import type { CredentialProvider, HeldLogin, TrinoLogin } from './credentials.ts'
+import { fromStatus, fromTransport, segmentGone } from './errors.ts'
+import type { SegmentAddress, TransportReply, TransportRequest, TrinoTransport } from './transport.ts'
 
-export interface HttpReply {
-  readonly status: number
-  readonly headers: Readonly<Record<string, string | string[] | undefined>>
-  readonly text: string
-}
+/** What a client certificate is made of. Connections belong to one. */
+type Certificate = Pick<TrinoLogin, 'clientCert' | 'clientKey'>
 
-export interface HttpRequest {
-  readonly method: 'GET' | 'POST' | 'DELETE'
-  /** An address of the server, or a path on it. */
-  readonly uri: string
-  readonly signal?: AbortSignal | undefined
-  readonly headers?: Readonly<Record<string, string>> | undefined
-  readonly body?: string | undefined
-  /** Statuses that are an answer and not an error. */
-  readonly expected: readonly number[]
-}
-
-/** One exchange with the server over kept connections: no retry, no redirect, errors as handler errors. */
-export class TrinoHttp {
-  /** Scheme, host and port: for messages. */
+/** Exchanges over kept connections, under the login that the credentials give at that moment. */
+export class TrinoHttp implements TrinoTransport {
   readonly target: string
-  readonly #agent: Agent
-  readonly #headers: Readonly<Record<string, string>>
+  readonly #config: TrinoConfig
+  readonly #credentials: CredentialProvider
+  /** Connections to the server, and to the stores of spooled segments, which must see neither login nor certificate. */
+  #agent: { readonly of: Certificate; readonly agent: Agent } | undefined
+  #storeAgent: Agent | undefined
+  readonly #draining = new Set<Agent>()
+  /** As the last exchange sent them: at exit nobody can be asked any more. */
+  #headers: Readonly<Record<string, string>> = {}
 
-  constructor(config: TrinoConfig) {
+  constructor(config: TrinoConfig, credentials: CredentialProvider) {
     this.target = new URL(config.url).origin
-    this.#agent = new Agent({
-      connections: config.connections,
-      headersTimeout: config.requestTimeoutMs,
-      bodyTimeout: config.requestTimeoutMs,
-      connect: {
-        timeout: config.connectTimeoutMs,
-        rejectUnauthorized: config.tls.verify,
-        ...(config.tls.caCert === undefined ? {} : { ca: config.tls.caCert }),
-      },
-    })
-    this.#headers = { ...credentials(config), 'X-Trino-User': config.user, 'X-Trino-Source': config.source }
+    this.#config = config
+    this.#credentials = credentials
   }
 
-  async send({ method, uri, signal, headers, body, expected }: HttpRequest): Promise<HttpReply> {
-    let reply: HttpReply
+  async send(exchange: TransportRequest): Promise<TransportReply> {
+    const { signal, expected } = exchange
+    const login = await this.#credentials.acquire({ signal })
+    let reply: TransportReply
     try {
-      const answer = await request(this.#resolve(uri), {
-        dispatcher: this.#agent,
-        method,
-        headers: { ...this.#headers, ...headers },
-        ...(body === undefined ? {} : { body }),
-        ...(signal === undefined ? {} : { signal }),
-      })
-      reply = { status: answer.statusCode, headers: answer.headers, text: await answer.body.text() }
-    } catch (cause) {
-      if (signal?.aborted === true) throw signal.reason
-      throw fromTransport(cause, this.target)
+      reply = await this.#exchange(exchange, login)
+      if (reply.status === 401) reply = (await this.#withNewer(exchange, login)) ?? reply
+    } finally {
+      login.release()
     }
     if (expected.includes(reply.status)) return reply
-    const retryAfter = reply.headers['retry-after']
-    throw fromStatus(
-      reply.status,
-      reply.text,
-      this.target,
-      parseRetryAfter(Array.isArray(retryAfter) ? retryAfter[0] : retryAfter),
-    )
+    throw fromStatus(reply.status, String(reply.body), this.target, retryAfter(reply))
+  }
+
+  /** A 401 means that nothing was done: once more, with other credentials if there are. */
+  async #withNewer(exchange: TransportRequest, rejected: HeldLogin): Promise<TransportReply | undefined> {
+    const newer = await this.#credentials.acquire({ signal: exchange.signal, rejected })
+    try {
+      return isSame(newer, rejected) ? undefined : await this.#exchange(exchange, newer)
+    } finally {
+      newer.release()
+    }
+  }
+
+  async #exchange({ method, uri, signal, headers, body }: TransportRequest, login: TrinoLogin): Promise<TransportReply> {
+    this.#headers = { ...authorization(login, this.#config), ...this.#identity(login) }
+    return this.#request(this.#resolve(uri), this.#agentOf(login), signal, {
+      method,
+      headers: { ...this.#headers, ...headers },
+      ...(body === undefined ? {} : { body }),
+    })
+  }
+
+  async #request(
+    url: string,
+    dispatcher: Agent,
+    signal: AbortSignal | undefined,
+    options: { method: TransportRequest['method']; headers: Record<string, string>; body?: string },
+  ): Promise<TransportReply> {
+    try {
+      const answer = await request(url, { dispatcher, ...options, ...(signal === undefined ? {} : { signal }) })
+      const bytes = await answer.body.arrayBuffer()
+      return { status: answer.statusCode, headers: answer.headers, body: Buffer.from(bytes) }
+    } catch (cause) {
+      if (signal?.aborted === true) throw signal.reason
+      throw fromTransport(cause, new URL(url).origin)
+    }
+  }
+
+  async download({ uri, headers }: SegmentAddress, signal: AbortSignal): Promise<Buffer> {
+    const url = new URL(uri)
+    // The coordinator hands out segments too, under its own idea of its address; whatever else is a store, and is told nothing.
+    if (url.pathname.startsWith('/v1/spooled/')) {
+      const reply = await this.send({ method: 'GET', uri, headers: joined(headers), signal, expected: [200, 303, 307] })
+      const { location } = reply.headers
+      if (reply.status === 200) return reply.body as Buffer
+      if (typeof location !== 'string') throw segmentGone(this.target, reply.status, '')
+      return this.download({ uri: new URL(location, uri).href, headers: {} }, signal)
+    }
+    const reply = await this.#request(url.href, this.#agentOfStores(), signal, { method: 'GET', headers: joined(headers) })
+    if (reply.status === 200) return reply.body as Buffer
+    // The address is signed, and so may be what a store says about it: only its code is taken.
+    const code = /<Code>(\w+)<\/Code>/.exec(String(reply.body))?.[1] ?? ''
+    if (reply.status >= 500 || reply.status === 429) throw fromStatus(reply.status, code, url.origin, retryAfter(reply))
+    throw segmentGone(url.origin, reply.status, code)
+  }
+
+  cancelAtExit(uris: readonly string[]): void {
+    const { caCert, verify, serverName, clientKeyPassphrase } = this.#config.tls
+    const tls = {
+      ...this.#agent?.of,
+      ca: caCert,
+      rejectUnauthorized: verify,
+      servername: serverName,
+      passphrase: clientKeyPassphrase?.expose(),
+    }
+    const { clientCert: cert, clientKey: key, ...rest } = tls
+    const input = JSON.stringify({
+      urls: uris.map((uri) => this.#resolve(uri)),
+      options: { cert, key, ...rest, headers: this.#headers },
+    })
+    // Nothing asynchronous runs in this process any more; another one can. The login goes by its input, which nobody sees.
+    spawnSync(process.execPath, ['-e', CANCEL_SCRIPT], {
+      input,
+      env: {},
+      timeout: AT_EXIT_MS,
+      stdio: ['pipe', 'ignore', 'ignore'],
+    })
+  }
+
+  async close(): Promise<void> {
+    const agents = [this.#agent?.agent, this.#storeAgent, ...this.#draining].filter((agent) => agent !== undefined)
+    await Promise.all(agents.map((agent) => agent.destroy()))
+  }
+
+  #identity(login: TrinoLogin): Record<string, string> {
+    const { user, sessionUser, source } = this.#config
+    const principal = login.user ?? user
+    return {
+      'X-Trino-User': sessionUser ?? principal,
+      ...(sessionUser === undefined ? {} : { 'X-Trino-Original-User': principal }),
+      'X-Trino-Source': source,
+    }
   }
 
   /**
@@ -76,31 +142,69 @@ export class TrinoHttp {
     return `${this.target}${pathname}${search}`
   }
 
-  close(): Promise<void> {
-    return this.#agent.destroy()
+  #agentOf({ clientCert, clientKey }: Certificate): Agent {
+    const current = this.#agent
+    if (current !== undefined && current.of.clientCert === clientCert && current.of.clientKey === clientKey) return current.agent
+    const { caCert, clientKeyPassphrase: passphrase } = this.#config.tls
+    const agent = this.#newAgent({
+      ...(caCert === undefined ? {} : { ca: caCert }),
+      ...(clientCert === undefined || clientKey === undefined ? {} : { cert: clientCert, key: clientKey }),
+      ...(passphrase === undefined ? {} : { passphrase: passphrase.expose() }),
+      ...(this.#config.tls.serverName === undefined ? {} : { servername: this.#config.tls.serverName }),
+    })
+    this.#agent = { of: { clientCert, clientKey }, agent }
+    if (current !== undefined) {
+      this.#draining.add(current.agent)
+      void current.agent.close().finally(() => this.#draining.delete(current.agent))
+    }
+    return agent
+  }
+
+  #agentOfStores(): Agent {
+    const { caCert } = this.#config.tls
+    return (this.#storeAgent ??= this.#newAgent(caCert === undefined ? {} : { ca: [...rootCertificates, caCert] }))
+  }
+
+  #newAgent(tls: object): Agent {
+    const { connections, requestTimeoutMs, connectTimeoutMs } = this.#config
+    return new Agent({
+      connections,
+      headersTimeout: requestTimeoutMs,
+      bodyTimeout: requestTimeoutMs,
+      connect: { timeout: connectTimeoutMs, rejectUnauthorized: this.#config.tls.verify, ...tls },
+    })
   }
 }
 
-function credentials({ user, password, token }: TrinoConfig): Record<string, string> {
-  if (token !== undefined) return { Authorization: `Bearer ${token.expose()}` }
+/** How long an exit may take for it. */
+const AT_EXIT_MS = 3_000
+
+const CANCEL_SCRIPT = `const { urls, options } = JSON.parse(require('node:fs').readFileSync(0, 'utf8'))
+for (const url of urls) {
+  const { request } = require(url.startsWith('https:') ? 'node:https' : 'node:http')
+  request(url, { ...options, method: 'DELETE', agent: false }, (answer) => answer.resume()).on('error', () => {}).end()
+}`
+
+const isSame = (one: TrinoLogin, other: TrinoLogin): boolean =>
+  one.user === other.user &&
+  one.password === other.password &&
+  one.token === other.token &&
+  one.clientCert === other.clientCert &&
+  one.clientKey === other.clientKey
+
+function authorization({ user, password, token }: TrinoLogin, config: TrinoConfig): Record<string, string> {
+  if (token !== undefined) return { Authorization: `Bearer ${token}` }
   if (password === undefined) return {}
-  const pair = Buffer.from(`${user}:${password.expose()}`).toString('base64')
+  const pair = Buffer.from(`${user ?? config.user}:${password}`).toString('base64')
   // A proxy's error page may show the headers it was sent.
   registerSecretValue(pair)
   return { Authorization: `Basic ${pair}` }
 }
 
-/** Headers that say in which session a statement runs. */
-export function sessionHeaders(config: TrinoConfig): Record<string, string> {
-  const properties = Object.entries(config.sessionProperties).map(([name, value]) => `${name}=${encodeURIComponent(value)}`)
-  return {
-    // Without it, every time and timestamp is cut to milliseconds.
-    'X-Trino-Client-Capabilities': 'PARAMETRIC_DATETIME',
-    'X-Trino-Time-Zone': config.timeZone,
-    'Content-Type': 'text/plain; charset=utf-8',
-    ...(config.catalog === undefined ? {} : { 'X-Trino-Catalog': config.catalog }),
-    ...(config.schema === undefined ? {} : { 'X-Trino-Schema': config.schema }),
-    ...(properties.length === 0 ? {} : { 'X-Trino-Session': properties.join(',') }),
-    ...(config.clientTags.length === 0 ? {} : { 'X-Trino-Client-Tags': config.clientTags.join(',') }),
-  }
+function retryAfter({ headers }: TransportReply): number | undefined {
+  const value = headers['retry-after']
+  return parseRetryAfter(typeof value === 'string' ? value : value?.[0])
 }
+
+const joined = (headers: SegmentAddress['headers']): Record<string, string> =>
+  Object.fromEntries(Object.entries(headers).map(([name, values]) => [name, values.join(', ')]))

@@ -55,14 +55,23 @@ export interface RenderedStatement {
   readonly text: string
   /** How far to the right the server sees the caller's text: its columns in syntax errors count from the start of what was sent. */
   readonly shift: number
+  /** The caller's text as a prepared statement, as its header has it. */
+  readonly prepared?: string | undefined
 }
 
 const IMMEDIATE = 'EXECUTE IMMEDIATE '
+const PREPARED = 'common_handlers_statement'
 
-/** The text to send: as it is, or through EXECUTE IMMEDIATE when there are values. */
-export function render(statement: string | SqlStatement, params: readonly TrinoParameter[] = []): RenderedStatement {
+/** The text to send: as it is, or with its values by EXECUTE IMMEDIATE or as a prepared statement. */
+export function render(
+  statement: string | SqlStatement,
+  params: readonly TrinoParameter[] = [],
+  way: 'immediate' | 'prepared' = 'immediate',
+): RenderedStatement {
   const text = typeof statement === 'string' ? statement : statement.text
   const values = typeof statement === 'string' ? params : [...statement.values, ...params]
   if (values.length === 0) return { text, shift: 0 }
-  return { text: `${IMMEDIATE}${literal(text)} USING ${values.map(literal).join(', ')}`, shift: IMMEDIATE.length + 1 }
+  const using = ` USING ${values.map(literal).join(', ')}`
+  if (way === 'immediate') return { text: `${IMMEDIATE}${literal(text)}${using}`, shift: IMMEDIATE.length + 1 }
+  return { text: `EXECUTE ${PREPARED}${using}`, shift: 0, prepared: `${PREPARED}=${encodeURIComponent(text)}` }
 }

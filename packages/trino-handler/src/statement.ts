@@ -1,20 +1,32 @@
-import { ConfigError, HandlerError, type Logger, retry, type RetryPolicy } from '@common-handlers/core'
+import { ConfigError, DataError, HandlerError, type Logger, retry, type RetryPolicy } from '@common-handlers/core'
+import type { Conversions } from './convert.ts'
 import { fromServer, notTheProtocol, queryLost, withVerdict } from './errors.ts'
-import type { HttpReply, TrinoHttp } from './http.ts'
-import { parseReply, statsOf, type TrinoStats, type WireReply } from './protocol.ts'
+import { cancelledAtExit } from './exit-guard.ts'
+import { inOrder } from './in-order.ts'
+import { type Answer, type DirectRows, parseAnswer, statsOf, type TrinoStats, type WireReply } from './protocol.ts'
+import { endOfLost } from './query-info.ts'
+import { RowParser } from './row-text.ts'
+import { type FetchedSegment, fetchSegment, segmentRows } from './spooled.ts'
 import type { RenderedStatement } from './sql.ts'
-import { rowsDecoder, type TrinoColumn, type TrinoValue, type WireColumn } from './values.ts'
+import { textOf, type TransportReply, type TrinoTransport } from './transport.ts'
+import { rowsDecoder, shapeOf, type TrinoColumn, type TrinoValue, type WireColumn } from './values.ts'
 
-/** Some rows of a result, in order, and where the statement stands. Only the last page of a write says what it did. */
+/** Some rows of a result, in order, and where the statement stands. */
 export interface Page {
   readonly columns: readonly TrinoColumn[]
   readonly rows: TrinoValue[][]
   readonly stats: TrinoStats
-  readonly updateType: string | undefined
-  readonly updateCount: number | undefined
 }
 
-/** The address of a statement: what a ledger needs to keep to cancel it for good, even from another process. */
+/** What a statement did, when it has ended. */
+export interface StatementEnd {
+  readonly columns: readonly TrinoColumn[]
+  readonly updateType: string | undefined
+  readonly updateCount: number | undefined
+  readonly stats: TrinoStats
+}
+
+/** The address of a statement: what a ledger needs to keep to follow it or to cancel it for good, even from another process. */
 export interface StatementHandle {
   readonly queryId: string
   /** Where the next answer waits. Whoever knows it can follow or cancel the statement; it names no user or password. */
@@ -22,13 +34,24 @@ export interface StatementHandle {
 }
 
 export interface StatementContext {
-  readonly http: TrinoHttp
+  readonly transport: TrinoTransport
   readonly retry: RetryPolicy
   readonly logger: Logger
+  readonly heartbeatMs: number
+  /** Segments that are fetched ahead. */
+  readonly parallel: number
 }
 
-/** A DELETE must not keep an aborted caller waiting. */
-const CANCEL_LIMIT_MS = 5_000
+export interface PagesOptions extends Conversions {
+  readonly signal: AbortSignal
+  readonly onProgress?: ((stats: TrinoStats) => void) | undefined
+}
+
+/** Looks at the headers of each answer: a session takes them over, a statement without one refuses what it cannot keep. */
+export type HeaderWatch = (headers: TransportReply['headers'], queryId: string) => void
+
+/** A DELETE, a heartbeat or an acknowledgement must not keep anybody waiting. */
+const COURTESY_MS = 5_000
 
 /**
  * POSTs a statement. The server registers it and gives it an id; nothing runs before the first GET of `nextUri`.
@@ -40,13 +63,14 @@ export async function submit(
   context: StatementContext,
   { text, shift }: RenderedStatement,
   headers: Readonly<Record<string, string>>,
+  watch: HeaderWatch,
   signal: AbortSignal,
 ): Promise<Statement> {
-  const { http, logger } = context
-  let answer: HttpReply
+  const { transport, logger } = context
+  let reply: TransportReply
   try {
-    answer = await retry(
-      () => http.send({ method: 'POST', uri: '/v1/statement', headers, body: text, signal, expected: [200] }),
+    reply = await retry(
+      () => transport.send({ method: 'POST', uri: '/v1/statement', headers, body: text, signal, expected: [200] }),
       {
         policy: context.retry,
         signal,
@@ -56,39 +80,74 @@ export async function submit(
   } catch (error) {
     throw HandlerError.is(error) && error.retry === 'if-idempotent' ? withVerdict(error, 'safe') : error
   }
-  const reply = parseReply(answer.text)
-  if (reply === undefined) throw notTheProtocol(http.target, answer.text)
-  if (reply.error !== null && reply.error !== undefined) throw fromServer(reply.error, reply.id, shift)
-  return new Statement(context, reply, shift)
+  const answer = parseAnswer(reply.body)
+  if (answer === undefined) throw notTheProtocol(transport.target, textOf(reply))
+  const { error, id } = answer.reply
+  if (error !== null && error !== undefined) throw fromServer(error, id, shift)
+  watch(reply.headers, id)
+  return new Statement(context, answer, shift, watch)
+}
+
+/** A statement that was submitted before, perhaps by another process. */
+export function attached(context: StatementContext, { queryId, nextUri }: StatementHandle, watch: HeaderWatch): Statement {
+  return new Statement(context, { reply: { id: queryId, nextUri }, rows: undefined }, 0, watch)
+}
+
+/** Rows that are there and still to be read, with what was known when they came. */
+interface Part {
+  readonly columns: readonly WireColumn[]
+  readonly stats: TrinoStats
+  readonly rows: DirectRows | FetchedSegment
 }
 
 /** A registered statement: followed once, or cancelled. */
 export class Statement {
   readonly queryId: string
   readonly #context: StatementContext
-  readonly #first: WireReply
+  readonly #first: Answer
   readonly #shift: number
+  readonly #watch: HeaderWatch
+  readonly #courtesies = new Set<Promise<void>>()
   #nextUri: string | undefined
+  #columns: readonly WireColumn[] = []
+  #last: WireReply
   #followed = false
+  #ended = false
+  #exchangedAt = Date.now()
+  #headIsKnown = true
   #cancelled: Promise<void> | undefined
 
-  constructor(context: StatementContext, first: WireReply, shift: number) {
+  constructor(context: StatementContext, first: Answer, shift: number, watch: HeaderWatch) {
     this.#context = context
     this.#first = first
+    this.#last = first.reply
     this.#shift = shift
-    this.queryId = first.id
-    this.#nextUri = first.nextUri
+    this.#watch = watch
+    this.queryId = first.reply.id
+    this.#nextUri = first.reply.nextUri
   }
 
-  get nextUri(): string {
-    return this.#nextUri ?? ''
+  /** Where it stands now. The address of the first answer is good until the second one is asked for. */
+  get handle(): StatementHandle {
+    return { queryId: this.queryId, nextUri: this.#nextUri ?? '' }
+  }
+
+  /** What it did; after {@link pages} has ended. */
+  get end(): StatementEnd {
+    const { updateType, updateCount, stats } = this.#last
+    return {
+      columns: publicColumns(this.#columns),
+      updateType: updateType ?? undefined,
+      updateCount: updateCount === null || updateCount === undefined ? undefined : Number(updateCount),
+      stats: statsOf(stats),
+    }
   }
 
   /**
-   * Runs the statement and gives its pages, the next one being fetched while one is used: two pages at most are held.
-   * Leaving early, by `break`, an error or the signal, cancels the statement on the server before it returns.
+   * Runs the statement and gives its rows, some at a time; the next answer, or the next segments, are fetched while some
+   * are used. Leaving early, by `break`, an error or the signal, cancels the statement on the server before it returns.
    */
-  async *pages(signal: AbortSignal, onProgress?: (stats: TrinoStats) => void): AsyncGenerator<Page, void, undefined> {
+  async *pages({ signal, onProgress, ...conversions }: PagesOptions): AsyncGenerator<Page, void, undefined> {
     if (this.#followed) {
       throw new ConfigError('a submitted statement can be followed once', {
         code: 'TRINO_ALREADY_FOLLOWED',
@@ -101,62 +160,113 @@ export class Statement {
     // A consumer that holds a page and never asks again would not notice: the server is told at once.
     const abort = (): void => void this.cancel()
     signal.addEventListener('abort', abort, { once: true })
-    let ended = false
-    let decode: ((rows: unknown[][]) => TrinoValue[][]) | undefined
-    let columns: readonly WireColumn[] = []
+    const release = cancelledAtExit(this.#context.transport, () => this.#nextUri)
+    const heart = setInterval(() => this.#beat(joined), this.#context.heartbeatMs).unref()
+    let spooled = false
+    const parts = inOrder(
+      this.#answers(joined, onProgress),
+      async ({ columns, stats, rows }): Promise<Part> => {
+        if (rows.kind === 'direct') return { columns, stats, rows }
+        spooled = true
+        return { columns, stats, rows: await fetchSegment(this.#context, rows.wire, rows.encoding, joined) }
+      },
+      () => (spooled ? this.#context.parallel : 1),
+    )
+    let reader: Reader | undefined
     try {
-      let reply: WireReply = this.#first
-      for (;;) {
-        joined.throwIfAborted()
-        onProgress?.(statsOf(reply.stats))
-        if (reply.error !== null && reply.error !== undefined) {
-          ended = true
-          throw fromServer(reply.error, this.queryId, this.#shift)
+      for await (const part of parts) {
+        reader ??= readerOf(part.columns, conversions)
+        const { columns, decode } = reader
+        for await (const rows of this.#rowsOf(part.rows, reader)) {
+          joined.throwIfAborted()
+          yield { columns, rows: decode(rows), stats: part.stats }
         }
-        this.#nextUri = reply.nextUri
-        ended = reply.nextUri === undefined
-        const ahead = reply.nextUri === undefined ? undefined : this.#get(reply.nextUri, joined)
-        // Waited for below; until then a failure must not count as unhandled.
-        ahead?.catch(() => undefined)
-        if (reply.columns !== null && reply.columns !== undefined && decode === undefined) {
-          columns = reply.columns
-          decode = rowsDecoder(columns)
-        }
-        yield pageOf(reply, columns, decode)
-        if (ahead === undefined) return
-        reply = await ahead
       }
-    } catch (error) {
-      if (HandlerError.is(error) && error.code === 'TRINO_QUERY_LOST') ended = true
-      throw error
     } finally {
+      clearInterval(heart)
       signal.removeEventListener('abort', abort)
-      if (!ended) {
+      if (!this.#ended) {
         await this.cancel()
         left.abort()
       }
+      release()
+      await Promise.all(this.#courtesies)
     }
   }
 
   /** Tells the server to stop; a statement that was never followed is forgotten. Never throws. */
   cancel(): Promise<void> {
     this.#followed = true
-    return (this.#cancelled ??= this.#nextUri === undefined ? Promise.resolve() : sendCancel(this.#context, this.#nextUri))
+    return (this.#cancelled ??= this.#nextUri === undefined ? Promise.resolve() : this.#sendCancel(this.#nextUri))
+  }
+
+  /** Answers one after the other, and of each what rows it brings. */
+  async *#answers(
+    signal: AbortSignal,
+    onProgress: ((stats: TrinoStats) => void) | undefined,
+  ): AsyncGenerator<{ columns: readonly WireColumn[]; stats: TrinoStats; rows: DirectRows | WirePart }, void, undefined> {
+    let { reply, rows }: Answer = this.#first
+    for (;;) {
+      signal.throwIfAborted()
+      const stats = statsOf(reply.stats)
+      onProgress?.(stats)
+      if (reply.error !== null && reply.error !== undefined) {
+        this.#ended = true
+        throw fromServer(reply.error, this.queryId, this.#shift)
+      }
+      this.#last = reply
+      this.#nextUri = reply.nextUri
+      this.#ended = reply.nextUri === undefined
+      if (reply.columns !== null && reply.columns !== undefined) this.#columns = reply.columns
+      if (rows?.kind === 'direct') yield { columns: this.#columns, stats, rows }
+      else if (rows !== undefined) {
+        for (const wire of rows.segments) {
+          yield { columns: this.#columns, stats, rows: { kind: 'spooled', wire, encoding: rows.encoding } }
+        }
+      }
+      if (reply.nextUri === undefined) return
+      const answer = await this.#get(reply.nextUri, signal)
+      reply = answer.reply
+      rows = answer.rows
+    }
+  }
+
+  async *#rowsOf(rows: DirectRows | FetchedSegment, reader: Reader): AsyncGenerator<unknown[][], void, undefined> {
+    const parser = new RowParser(reader.shape)
+    if ('kind' in rows) {
+      if (rows.parsed.length > 0) yield rows.parsed
+      if (rows.bytes === undefined) return
+      try {
+        for (const some of parser.all(rows.bytes)) if (some.length > 0) yield some
+      } catch (cause) {
+        if (!(cause instanceof SyntaxError)) throw cause
+        throw notTheProtocol(this.#context.transport.target, 'rows that are no JSON')
+      }
+      return
+    }
+    for await (const some of segmentRows(rows, reader.rows, parser)) {
+      reader.rows += some.length
+      yield some
+    }
+    const { ackUri } = rows.wire
+    // The server may delete it now instead of some hours later.
+    if (ackUri !== undefined) this.#courtesy('GET', ackUri, 'a segment could not be acknowledged')
   }
 
   /** Asks for the next answer. Asking again is harmless: the server keeps the answer until the one after it is asked for. */
-  async #get(uri: string, signal: AbortSignal): Promise<WireReply> {
-    const { http, logger } = this.#context
-    let found: HttpReply | WireReply
+  async #get(uri: string, signal: AbortSignal): Promise<Answer> {
+    const { transport, logger } = this.#context
+    let found: TransportReply | Answer
     try {
       found = await retry(
         async () => {
-          const answer = await http.send({ method: 'GET', uri, signal, expected: [200, 404, 410] })
-          if (answer.status !== 200) return answer
-          refuseSessionChange(answer, this.queryId)
-          const reply = parseReply(answer.text)
-          if (reply === undefined) throw notTheProtocol(http.target, answer.text)
-          return reply
+          const reply = await transport.send({ method: 'GET', uri, signal, expected: [200, 404, 410] })
+          this.#exchangedAt = Date.now()
+          if (reply.status !== 200) return reply
+          this.#watch(reply.headers, this.queryId)
+          const answer = parseAnswer(reply.body)
+          if (answer === undefined) throw notTheProtocol(transport.target, textOf(reply))
+          return answer
         },
         {
           policy: this.#context.retry,
@@ -170,44 +280,75 @@ export class Statement {
       // The statement may be running all the same: nobody may take it for untouched.
       throw HandlerError.is(error) && error.retry === 'safe' ? withVerdict(error, 'if-idempotent', this.queryId) : error
     }
-    if ('id' in found) return found
-    throw queryLost(this.queryId, found.status)
+    if ('reply' in found) return found
+    this.#ended = true
+    const end = await endOfLost(transport, this.queryId, AbortSignal.any([signal, AbortSignal.timeout(COURTESY_MS)]))
+    signal.throwIfAborted()
+    throw typeof end === 'object' ? fromServer(end, this.queryId, this.#shift) : queryLost(this.queryId, found.status, end)
+  }
+
+  /** Tells the server that the reader is still there, when nothing else has for a while. */
+  #beat(signal: AbortSignal): void {
+    const uri = this.#nextUri
+    if (uri === undefined || Date.now() - this.#exchangedAt < this.#context.heartbeatMs - 5) return
+    this.#exchangedAt = Date.now()
+    // Servers before HEAD was understood are asked for the next answer, which they keep until the one after it is asked for.
+    this.#courtesy(this.#headIsKnown ? 'HEAD' : 'GET', uri, 'a heartbeat was lost', signal)
+  }
+
+  #courtesy(method: 'GET' | 'HEAD', uri: string, failed: string, signal?: AbortSignal): void {
+    const { transport, logger } = this.#context
+    const limit = AbortSignal.timeout(COURTESY_MS)
+    const both = signal === undefined ? limit : AbortSignal.any([limit, signal])
+    const sent = transport.send({ method, uri, signal: both, expected: [200, 202, 204, 404, 405, 410, 501] }).then(
+      ({ status }) => {
+        if (method === 'HEAD' && (status === 405 || status === 501)) this.#headIsKnown = false
+      },
+      (error: unknown) => {
+        if (signal?.aborted !== true) logger.warn({ queryId: this.queryId, error: codeOf(error) }, failed)
+      },
+    )
+    this.#courtesies.add(sent)
+    void sent.finally(() => this.#courtesies.delete(sent))
+  }
+
+  async #sendCancel(uri: string): Promise<void> {
+    const { transport, logger } = this.#context
+    try {
+      const signal = AbortSignal.timeout(COURTESY_MS)
+      await transport.send({ method: 'DELETE', uri, signal, expected: [200, 202, 204, 404, 410] })
+    } catch (error) {
+      logger.warn({ queryId: this.queryId, error: codeOf(error) }, 'a statement could not be cancelled')
+    }
   }
 }
 
-/** DELETEs an address of a statement. Never throws: a statement that cannot be told to stop is told so in the log. */
-async function sendCancel({ http, logger }: StatementContext, uri: string): Promise<void> {
-  try {
-    await http.send({ method: 'DELETE', uri, signal: AbortSignal.timeout(CANCEL_LIMIT_MS), expected: [200, 202, 204, 404, 410] })
-  } catch (error) {
-    logger.warn({ error: HandlerError.is(error) ? error.code : String(error) }, 'a statement could not be cancelled')
+interface WirePart {
+  readonly kind: 'spooled'
+  readonly wire: FetchedSegment['wire']
+  readonly encoding: string
+}
+
+/** How the rows of this result are read. */
+interface Reader {
+  readonly columns: readonly TrinoColumn[]
+  readonly shape: ReturnType<typeof shapeOf>
+  readonly decode: ReturnType<typeof rowsDecoder>
+  /** Read until now. */
+  rows: number
+}
+
+function readerOf(columns: readonly WireColumn[], conversions: Conversions): Reader {
+  const unknown = Object.keys(conversions.columns ?? {}).find((name) => !columns.some((column) => column.name === name))
+  if (unknown !== undefined) {
+    throw new DataError(`a conversion is for column ${JSON.stringify(unknown)}, which the result does not have`, {
+      code: 'TRINO_COLUMN_UNKNOWN',
+      where: { column: unknown },
+    })
   }
+  return { columns: publicColumns(columns), shape: shapeOf(columns), decode: rowsDecoder(columns, conversions), rows: 0 }
 }
 
-function pageOf(
-  reply: WireReply,
-  columns: readonly WireColumn[],
-  decode: ((rows: unknown[][]) => TrinoValue[][]) | undefined,
-): Page {
-  const wire = reply.data ?? []
-  return {
-    columns,
-    rows: decode === undefined ? (wire as TrinoValue[][]) : decode(wire),
-    stats: statsOf(reply.stats),
-    updateType: reply.updateType ?? undefined,
-    updateCount: reply.updateCount === null || reply.updateCount === undefined ? undefined : Number(reply.updateCount),
-  }
-}
+const publicColumns = (columns: readonly WireColumn[]): TrinoColumn[] => columns.map(({ name, type }) => ({ name, type }))
 
-/** `X-Trino-Set-Session`, `-Clear-Session`, `-Set-Catalog`, `-Added-Prepare`, `-Started-Transaction-Id` and their like. */
-const SESSION_CHANGE = /^x-trino-(set|clear|reset|added|deallocated|started)-/
-
-/** A statement that changes the session would be without effect on the next one, and nobody would notice. */
-function refuseSessionChange(answer: HttpReply, queryId: string): void {
-  const header = Object.keys(answer.headers).find((name) => SESSION_CHANGE.test(name))
-  if (header === undefined) return
-  throw new ConfigError(
-    `the statement changes the session (${header}), and each statement has its own: give catalog, schema, time zone and session properties as options`,
-    { code: 'TRINO_SESSION_CHANGE', context: { queryId, header } },
-  )
-}
+const codeOf = (error: unknown): string => (HandlerError.is(error) ? error.code : String(error))

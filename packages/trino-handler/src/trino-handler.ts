@@ -4,83 +4,54 @@ import {
   type CheckResult,
   type Closable,
   type CloseOptions,
-  DataError,
+  ConfigError,
   Lifecycle,
+  type Logger,
   NotFoundError,
-  OperationTimeoutError,
   retry,
   runCheck,
   silentLogger,
   sleep,
   withDeadline,
 } from '@common-handlers/core'
-import { parseConfig, type TrinoConfig, type TrinoOptions } from './config.ts'
+import { isProtected, parseConfig, type TrinoConfig, type TrinoConfigInput } from './config.ts'
+import { type CredentialFunction, type CredentialProvider, credentialsFrom, fixedCredentials } from './credentials.ts'
 import { createExternalCsvTable, dropTable } from './csv-stage.ts'
-import { isNotReady, notTheProtocol } from './errors.ts'
-import { sessionHeaders, TrinoHttp } from './http.ts'
-import type { TrinoParameter } from './literal.ts'
-import type { TrinoStats } from './protocol.ts'
-import { ident, render, sql, type SqlStatement } from './sql.ts'
-import { type Page, type Statement, type StatementContext, type StatementHandle, submit } from './statement.ts'
-import { objectMaker, type TrinoColumn, type TrinoValue } from './values.ts'
+import { followById, type AttachedStatement } from './attached.ts'
+import { notTheProtocol } from './errors.ts'
+import { TrinoHttp } from './http.ts'
+import { parseObject, queryInfo, type QueryInfo, queryPath, type QueryState } from './query-info.ts'
+import { inTransaction, type TransactionOptions, TrinoSession } from './session.ts'
+import { type SessionOptions, SessionState } from './session-state.ts'
+import { ident, sql } from './sql.ts'
+import type { StatementHandle } from './statement.ts'
+import { type RunnerParts, SessionRunner } from './statement-runner.ts'
+import { type StatementRunner, Statements, submittedStatement } from './statements.ts'
+import { textOf, type TrinoTransport } from './transport.ts'
 
-/** A row as an object by column name. */
-export type TrinoRow = Readonly<Record<string, TrinoValue>>
+/** What the constructor takes: the configuration, and what is no text. */
+export type TrinoOptions = ServerOptions | TransportOptions
 
-export interface StatementOptions extends CallOptions {
-  /** Called with each answer of the server, about once a second while the statement runs. */
-  readonly onProgress?: ((stats: TrinoStats & { readonly queryId: string }) => void) | undefined
+export interface ServerOptions extends TrinoConfigInput {
+  /**
+   * Who logs in, asked for again and again, so that passwords, tokens and certificates may change while the handler
+   * lives; in place of `password`, `token` and `tls.clientCert`. A function, or a lease of a vault.
+   */
+  readonly credentials?: CredentialFunction | CredentialProvider | undefined
+  /** Silent by default. */
+  readonly logger?: Logger | undefined
+  readonly transport?: undefined
 }
 
-export interface QueryOptions extends StatementOptions {
-  /** `objects` (default) by column name, or `arrays` in the order of the columns. */
-  readonly rowMode?: 'objects' | undefined
+/** For somebody else's way to the server: what is said by that cannot be said here. */
+export interface TransportOptions extends Omit<
+  TrinoConfigInput,
+  'url' | 'user' | 'password' | 'token' | 'sessionUser' | 'extraCredentials' | 'source' | 'tls' | 'spooling' | 'connections'
+> {
+  /** From `fromTrinoClient()`. */
+  readonly transport: TrinoTransport
+  readonly logger?: Logger | undefined
 }
-
-export interface ArrayQueryOptions extends StatementOptions {
-  readonly rowMode: 'arrays'
-}
-
-/** What a statement did. */
-export interface ExecuteResult {
-  readonly queryId: string
-  /** `INSERT`, `MERGE`, `CREATE TABLE` …; undefined for a query. */
-  readonly updateType: string | undefined
-  /** Rows written, where the statement counts them. */
-  readonly updateCount: number | undefined
-  readonly stats: TrinoStats
-}
-
-export interface QueryResult<Row> extends ExecuteResult {
-  readonly columns: readonly TrinoColumn[]
-  readonly rows: Row[]
-}
-
-/** Some rows of a result, as they came. */
-export interface ResultPage<Row> {
-  readonly queryId: string
-  readonly columns: readonly TrinoColumn[]
-  readonly rows: Row[]
-  readonly stats: TrinoStats
-}
-
-/** A statement that the server knows by its id and has not begun. It begins with `follow()`. */
-export interface SubmittedStatement {
-  readonly queryId: string
-  /** To be stored before `follow()`: with it any process can cancel the statement for good, begun or not. */
-  readonly handle: StatementHandle
-  /** Runs the statement and waits for its end. Once only. Its rows are dropped. */
-  follow(options?: StatementOptions): Promise<ExecuteResult>
-  /** Stops the statement, or forgets it when it was never followed. */
-  cancel(): Promise<void>
-}
-
-/**
- * What became of a query:
- * `queued` waits for its turn, `running` includes planning and committing, `finished` and `failed` are final.
- * `unknown`: the server has no such query. It was never followed, or the server has forgotten it or was restarted.
- */
-export type QueryState = 'queued' | 'running' | 'finished' | 'failed' | 'unknown'
 
 export interface CheckOptions extends CallOptions {
   /** Catalogs that must be there. Default: the configured one. */
@@ -91,32 +62,32 @@ export interface CheckOptions extends CallOptions {
 
 const POLL_MS = 200
 
-const states: Readonly<Record<string, QueryState>> = {
-  QUEUED: 'queued',
-  WAITING_FOR_PREREQUISITES: 'queued',
-  WAITING_FOR_RESOURCES: 'queued',
-  FINISHED: 'finished',
-  FAILED: 'failed',
-}
-
 /**
  * Trino through its statement protocol: exact values, errors that are thrown, statements that end when their caller
- * leaves. Each statement has a session of its own, made from the options. See the README for what may be repeated when.
+ * leaves. Each statement has a session of its own, made from the options; see {@link session} for those that share one,
+ * and the README for what may be repeated when.
  */
-export class TrinoHandler implements Closable {
+export class TrinoHandler extends Statements implements Closable {
   readonly #config: TrinoConfig
-  readonly #context: StatementContext
-  readonly #headers: Readonly<Record<string, string>>
+  readonly #transport: TrinoTransport
+  readonly #parts: RunnerParts
   readonly #lifecycle: Lifecycle
+  readonly #runner: SessionRunner
+  protected readonly runner: StatementRunner
 
   /** @throws ConfigError `TRINO_CONFIG_INVALID` */
   constructor(options: TrinoOptions) {
-    const { logger = silentLogger, ...input } = options
-    this.#config = parseConfig(input)
-    const http = new TrinoHttp(this.#config)
-    this.#context = { http, retry: this.#config.retry, logger }
-    this.#headers = sessionHeaders(this.#config)
-    this.#lifecycle = new Lifecycle('TrinoHandler', 'TRINO', () => http.close())
+    super()
+    const { logger = silentLogger } = options
+    const { config, transport } = options.transport === undefined ? overHttp(options) : over(options)
+    this.#config = config
+    this.#transport = transport
+    this.#lifecycle = new Lifecycle('TrinoHandler', 'TRINO', () => transport.close())
+    const { heartbeatMs, spooling } = config
+    const context = { transport, retry: config.retry, logger, heartbeatMs, parallel: spooling.parallel }
+    this.#parts = { config, context, lifecycle: this.#lifecycle, parameters: { way: config.parameters } }
+    this.#runner = new SessionRunner(this.#parts, new SessionState(config), false)
+    this.runner = this.#runner
   }
 
   /** Asks for the server's version, so that a wrong address shows early. Every other call does without. */
@@ -124,122 +95,38 @@ export class TrinoHandler implements Closable {
     await this.#call('connecting', options, (signal) => this.#repeat(signal, () => this.#serverInfo(signal)))
   }
 
+  /** Statements that share a session, which begins with the options of the handler and these. */
+  session(options: SessionOptions = {}): TrinoSession {
+    const state = new SessionState(this.#config, options)
+    return new TrinoSession(state, new SessionRunner(this.#parts, state, true))
+  }
+
   /**
-   * Runs a statement and gives its rows, values exact by their type (see {@link TrinoValue}). `?` in the text stands
-   * for the next parameter. All rows are held: use {@link stream} for more than fits.
-   * @throws DataError `TRINO_DUPLICATE_COLUMN` when two columns have one name and rows are objects
+   * Runs work in a transaction: committed when it ends, rolled back when it throws. Few connectors write in one: those of
+   * Iceberg and PostgreSQL refuse to (`TRINO_NOT_SUPPORTED`); reads see one snapshot where the connector has some.
    */
-  query<Row extends readonly unknown[] = readonly TrinoValue[]>(
-    statement: string | SqlStatement,
-    params: readonly TrinoParameter[] | undefined,
-    options: ArrayQueryOptions,
-  ): Promise<QueryResult<Row>>
-  query<Row extends object = TrinoRow>(
-    statement: string | SqlStatement,
-    params?: readonly TrinoParameter[],
-    options?: QueryOptions,
-  ): Promise<QueryResult<Row>>
-  async query(
-    statement: string | SqlStatement,
-    params?: readonly TrinoParameter[],
-    options: QueryOptions | ArrayQueryOptions = {},
-  ): Promise<QueryResult<unknown>> {
-    const rendered = render(statement, params)
-    const mode = options.rowMode ?? 'objects'
-    return this.#whenReady(options, async (signal) => {
-      const rows: unknown[] = []
-      let columns: readonly TrinoColumn[] = []
-      const convert = rowConverter(mode)
-      const result = await this.#follow(await submit(this.#context, rendered, this.#headers, signal), options, signal, (page) => {
-        columns = page.columns
-        for (const row of convert(page)) rows.push(row)
-      })
-      return { ...result, columns, rows }
+  transaction<T>(work: (transaction: TrinoSession) => Promise<T>, options: TransactionOptions = {}): Promise<T> {
+    return inTransaction(this.session(options.session), work, options)
+  }
+
+  /**
+   * A statement that was submitted before, perhaps by another process. With its handle it is followed as if it had been
+   * submitted here, rows included, unless somebody else has gone on with it. By its id alone its end is waited for and
+   * its rows are out of reach; and since only a follower keeps a query alive, one that nobody follows is abandoned by the server.
+   */
+  attach(query: string | StatementHandle): AttachedStatement {
+    if (typeof query !== 'string') return submittedStatement(this.#runner, this.#runner.attach(query))
+    return followById(query, {
+      info: (options) => this.#call('asking for a query', options, (signal) => this.#queryInfo(query, signal)),
+      wait: (options, work) => this.#call('waiting for a query', options, work),
+      cancel: async () => void (await this.cancel(query)),
     })
   }
 
-  /** Runs a statement for what it does. */
-  async execute(
-    statement: string | SqlStatement,
-    params?: readonly TrinoParameter[],
-    options: StatementOptions = {},
-  ): Promise<ExecuteResult> {
-    const rendered = render(statement, params)
-    return this.#whenReady(options, async (signal) =>
-      this.#follow(await submit(this.#context, rendered, this.#headers, signal), options, signal),
-    )
-  }
-
-  /**
-   * Runs a statement and gives its rows one by one, at the reader's pace: one page is fetched while one is read.
-   * {@link pages} is faster. Leaving the loop cancels the statement. A reader that takes longer than the server's
-   * `query.client.timeout` (5 minutes by default) over one page finds its query abandoned.
-   */
-  stream<Row extends readonly unknown[] = readonly TrinoValue[]>(
-    statement: string | SqlStatement,
-    params: readonly TrinoParameter[] | undefined,
-    options: ArrayQueryOptions,
-  ): AsyncGenerator<Row, void, undefined>
-  stream<Row extends object = TrinoRow>(
-    statement: string | SqlStatement,
-    params?: readonly TrinoParameter[],
-    options?: QueryOptions,
-  ): AsyncGenerator<Row, void, undefined>
-  async *stream(
-    statement: string | SqlStatement,
-    params?: readonly TrinoParameter[],
-    options: QueryOptions | ArrayQueryOptions = {},
-  ): AsyncGenerator<unknown, void, undefined> {
-    for await (const page of this.#pages(statement, params, options)) {
-      // Not `yield*`, which takes more turns of the event loop for each row.
-      for (const row of page.rows) yield row
-    }
-  }
-
-  /** As {@link stream}, a page of rows at a time. */
-  pages<Row extends readonly unknown[] = readonly TrinoValue[]>(
-    statement: string | SqlStatement,
-    params: readonly TrinoParameter[] | undefined,
-    options: ArrayQueryOptions,
-  ): AsyncGenerator<ResultPage<Row>, void, undefined>
-  pages<Row extends object = TrinoRow>(
-    statement: string | SqlStatement,
-    params?: readonly TrinoParameter[],
-    options?: QueryOptions,
-  ): AsyncGenerator<ResultPage<Row>, void, undefined>
-  pages(
-    statement: string | SqlStatement,
-    params?: readonly TrinoParameter[],
-    options: QueryOptions | ArrayQueryOptions = {},
-  ): AsyncGenerator<ResultPage<unknown>, void, undefined> {
-    return this.#pages(statement, params, options)
-  }
-
-  /**
-   * Gives the statement to the server and takes its query id; nothing runs before `follow()`. Store the handle
-   * first, then follow: after a crash the id tells whether the statement was applied (an Iceberg snapshot carries it).
-   */
-  async submit(
-    statement: string | SqlStatement,
-    params?: readonly TrinoParameter[],
-    options?: CallOptions,
-  ): Promise<SubmittedStatement> {
-    const rendered = render(statement, params)
-    const submitted = await this.#call('submitting a statement', options, (signal) =>
-      submit(this.#context, rendered, this.#headers, signal),
-    )
-    return {
-      queryId: submitted.queryId,
-      handle: { queryId: submitted.queryId, nextUri: submitted.nextUri },
-      follow: (followOptions = {}) =>
-        this.#call('a statement', followOptions, (signal) => this.#follow(submitted, followOptions, signal)),
-      cancel: () => submitted.cancel(),
-    }
-  }
-
   /** What became of a query, by its id. Needs to be its owner, or the right to see others' queries. */
-  queryState(queryId: string, options?: CallOptions): Promise<QueryState> {
-    return this.#call('asking for the state of a query', options, (signal) => this.#queryState(queryId, signal))
+  async queryState(queryId: string, options?: CallOptions): Promise<QueryState> {
+    const info = await this.#call('asking for the state of a query', options, (signal) => this.#queryInfo(queryId, signal))
+    return info.state
   }
 
   /**
@@ -253,14 +140,14 @@ export class TrinoHandler implements Closable {
       if (typeof query !== 'string') {
         // Must not fail in silence here: the caller takes the statement for dead afterwards.
         await this.#repeat(signal, () =>
-          this.#context.http.send({ method: 'DELETE', uri: query.nextUri, signal, expected: CANCEL_ANSWERS }),
+          this.#transport.send({ method: 'DELETE', uri: query.nextUri, signal, expected: CANCEL_ANSWERS }),
         )
       }
       await this.#repeat(signal, () =>
-        this.#context.http.send({ method: 'DELETE', uri: queryPath(queryId), signal, expected: CANCEL_ANSWERS }),
+        this.#transport.send({ method: 'DELETE', uri: queryPath(queryId), signal, expected: CANCEL_ANSWERS }),
       )
       for (;;) {
-        const state = await this.#queryState(queryId, signal)
+        const { state } = await this.#queryInfo(queryId, signal)
         if (state !== 'queued' && state !== 'running') return state
         await sleep(POLL_MS, signal)
       }
@@ -284,7 +171,7 @@ export class TrinoHandler implements Closable {
           ),
       })
       const attempts = [
-        step(`reach ${this.#context.http.target}`, (signal) => this.#serverInfo(signal)),
+        step(`reach ${this.#transport.target}`, (signal) => this.#serverInfo(signal)),
         step(`run SELECT 1 as ${this.#config.user}`, async (signal) => {
           const { queryId } = await this.query('SELECT 1', [], { signal })
           return `query ${queryId}`
@@ -295,7 +182,7 @@ export class TrinoHandler implements Closable {
         const name = `make an external table in ${staging.catalog}.${staging.schema}`
         attempts.push(step(name, (signal) => this.#tryStaging(staging, signal)))
       }
-      return runCheck(this.#context.http.target, attempts, caller)
+      return runCheck(this.#transport.target, attempts, caller)
     })
   }
 
@@ -322,108 +209,19 @@ export class TrinoHandler implements Closable {
     return retry(work, { policy: this.#config.retry, signal, idempotent: true })
   }
 
-  /**
-   * Runs a whole statement, and again from its start while the server answers that it is starting or has no node yet:
-   * then it did not begin. What else may be tried again is tried below, one exchange at a time.
-   */
-  #whenReady<T>(options: StatementOptions, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const { logger } = this.#context
-    return this.#call('a statement', options, async (signal) => {
-      const done = await retry(
-        () =>
-          work(signal).then(
-            (value) => ({ value }),
-            (error: unknown) => {
-              if (isNotReady(error)) throw error
-              return { error }
-            },
-          ),
-        {
-          policy: this.#config.retry,
-          signal,
-          onRetry: (error, next) =>
-            logger.warn({ code: error.code, ...next }, 'the server is not ready, running the statement again'),
-        },
-      )
-      if ('error' in done) throw done.error
-      return done.value
-    })
-  }
-
-  async #follow(
-    statement: Statement,
-    options: StatementOptions,
-    signal: AbortSignal,
-    onPage?: (page: Page) => void,
-  ): Promise<ExecuteResult> {
-    let last: Page | undefined
-    for await (const page of statement.pages(signal, progressOf(statement, options))) {
-      onPage?.(page)
-      last = page
-    }
-    if (last === undefined) throw notTheProtocol(this.#context.http.target, '')
-    const { updateType, updateCount, stats } = last
-    return { queryId: statement.queryId, updateType, updateCount, stats }
-  }
-
-  async *#pages(
-    sqlText: string | SqlStatement,
-    params: readonly TrinoParameter[] | undefined,
-    options: QueryOptions | ArrayQueryOptions,
-  ): AsyncGenerator<ResultPage<unknown>, void, undefined> {
-    const rendered = render(sqlText, params)
-    const convert = rowConverter(options.rowMode ?? 'objects')
-    const limitMs = options.timeoutMs ?? this.#config.timeoutMs
-    const timeout = new AbortController()
-    const timer = setTimeout(
-      () => {
-        const error = new OperationTimeoutError(`a streamed statement took longer than ${limitMs} ms`, {
-          code: 'TRINO_TIMEOUT',
-          retry: 'if-idempotent',
-          context: { timeoutMs: limitMs },
-        })
-        timeout.abort(error)
-      },
-      Math.min(limitMs, 2 ** 31 - 1),
-    )
-    const release = this.#lifecycle.hold()
-    const signals = [timeout.signal, this.#lifecycle.signal, ...(options.signal === undefined ? [] : [options.signal])]
-    const signal = AbortSignal.any(signals)
-    let statement: Statement | undefined
-    // A reader that has stopped reading must not keep close() waiting once its statement is cancelled.
-    const aborted = (): void => void (statement?.cancel() ?? Promise.resolve()).finally(release)
-    signal.addEventListener('abort', aborted, { once: true })
-    try {
-      statement = await submit(this.#context, rendered, this.#headers, signal)
-      const { queryId } = statement
-      for await (const page of statement.pages(signal, progressOf(statement, options))) {
-        if (page.rows.length > 0) yield { queryId, columns: page.columns, rows: convert(page), stats: page.stats }
-      }
-    } finally {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', aborted)
-      release()
-    }
-  }
-
   async #serverInfo(signal: AbortSignal): Promise<string> {
-    const { http } = this.#context
-    const answer = await http.send({ method: 'GET', uri: '/v1/info', signal, expected: [200] })
-    const info = parseObject<{ nodeVersion?: { version?: string }; starting?: boolean }>(answer.text)
+    const transport = this.#transport
+    const answer = textOf(await transport.send({ method: 'GET', uri: '/v1/info', signal, expected: [200] }))
+    const info = parseObject<{ nodeVersion?: { version?: string }; starting?: boolean }>(answer)
     const version = info?.nodeVersion?.version
-    if (version === undefined) throw notTheProtocol(http.target, answer.text)
+    if (version === undefined) throw notTheProtocol(transport.target, answer)
     return `Trino ${version}${info?.starting === true ? ', starting' : ''}`
   }
 
-  async #queryState(queryId: string, signal: AbortSignal): Promise<QueryState> {
-    const { http } = this.#context
-    const answer = await this.#repeat(signal, () =>
-      http.send({ method: 'GET', uri: `${queryPath(queryId)}?pruned=true`, signal, expected: [200, 404, 410] }),
-    )
-    if (answer.status !== 200) return 'unknown'
-    const state = parseObject<{ state?: unknown }>(answer.text)?.state
-    if (typeof state !== 'string') throw notTheProtocol(http.target, answer.text)
-    return states[state] ?? 'running'
+  async #queryInfo(queryId: string, signal: AbortSignal): Promise<QueryInfo> {
+    const info = await this.#repeat(signal, () => queryInfo(this.#transport, queryId, signal))
+    if (info === undefined) throw notTheProtocol(this.#transport.target, '')
+    return info
   }
 
   async #findCatalog(catalog: string, signal: AbortSignal): Promise<string> {
@@ -455,38 +253,32 @@ export class TrinoHandler implements Closable {
 /** Nothing to cancel is as good as cancelled. */
 const CANCEL_ANSWERS = [200, 202, 204, 404, 410]
 
-const queryPath = (queryId: string): string => `/v1/query/${encodeURIComponent(queryId)}`
-
-function progressOf(statement: Statement, { onProgress }: StatementOptions): ((stats: TrinoStats) => void) | undefined {
-  return onProgress === undefined ? undefined : (stats) => onProgress({ ...stats, queryId: statement.queryId })
+interface Way {
+  readonly config: TrinoConfig
+  readonly transport: TrinoTransport
 }
 
-/** A JSON object whose fields may be there; undefined for anything else. */
-function parseObject<Fields extends object>(text: string): Partial<Fields> | undefined {
-  try {
-    const value = JSON.parse(text) as Partial<Fields> | null
-    return typeof value === 'object' && value !== null ? value : undefined
-  } catch {
-    return undefined
+function overHttp({ logger: _, transport: _none, credentials, ...input }: ServerOptions): Way {
+  const config = parseConfig(input)
+  if (credentials === undefined) return { config, transport: new TrinoHttp(config, fixedCredentials(config)) }
+  const { password, token, tls } = config
+  const problem =
+    password !== undefined || token !== undefined || tls.clientCert !== undefined
+      ? 'credentials: give these, or password, token and tls.clientCert, not both'
+      : isProtected(config.url)
+        ? undefined
+        : 'url: credentials would cross the network unencrypted: use https'
+  if (problem !== undefined) {
+    throw new ConfigError(`the options of TrinoHandler cannot be used: ${problem}`, {
+      code: 'TRINO_CONFIG_INVALID',
+      context: { problems: [problem] },
+    })
   }
+  const provider = typeof credentials === 'function' ? credentialsFrom(credentials) : credentials
+  return { config, transport: new TrinoHttp(config, provider) }
 }
 
-function rowConverter(mode: 'objects' | 'arrays'): (page: Page) => unknown[] {
-  if (mode === 'arrays') return (page) => page.rows
-  let toObject: ReturnType<typeof objectMaker> | undefined
-  return ({ columns, rows }) => {
-    if (rows.length === 0) return []
-    toObject ??= objectMaker(uniqueNames(columns))
-    return rows.map(toObject)
-  }
-}
-
-function uniqueNames(columns: readonly TrinoColumn[]): string[] {
-  const names = columns.map((column) => column.name)
-  const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice === undefined) return names
-  throw new DataError(`two columns are called ${JSON.stringify(twice)}: name them with AS, or ask for rowMode 'arrays'`, {
-    code: 'TRINO_DUPLICATE_COLUMN',
-    where: { column: twice },
-  })
+/** Where the server is and who asks is the transport's business; the configuration needs a word in their place. */
+function over({ logger: _, transport, ...input }: TransportOptions): Way {
+  return { config: parseConfig({ ...input, url: 'http://localhost', user: 'transport' }), transport }
 }
