@@ -1,5 +1,5 @@
 export type { ColumnDescription, QueryDescription, TableDescription, TableKind, TypeKind } from './catalog.ts'
-export { type PostgresConfig, type PostgresConfigInput, postgresConfigSchema, type SslMode } from './config.ts'
+export { type PoolerMode, type PostgresConfig, type PostgresConfigInput, postgresConfigSchema, type SslMode } from './config.ts'
 export type { CopyResult, CopySource } from './copy-in.ts'
 export { type CopyBlock, DEFAULT_BLOCK_BYTES } from './copy-reader.ts'
 export type { CopySink } from './copy-to.ts'
@@ -25,8 +25,10 @@ export type {
   Queries,
   ReadOptions,
   Row,
+  StatementOptions,
   StreamOptions,
 } from './session.ts'
+export type { ServerTimeouts } from './settings.ts'
 export { ident, quoteIdent, quoteLiteral, sql, type SqlIdentifier, type SqlStatement } from './sql.ts'
 export type { TypeForms, ValueForm, ValueOptions } from './values.ts'
 export type { StandardSchema } from '@common-handlers/core'

@@ -2,6 +2,7 @@ import {
   type CallOptions,
   type CheckResult,
   type CloseOptions,
+  HandlerError,
   Lifecycle,
   type Logger,
   retry,
@@ -10,7 +11,7 @@ import {
   withDeadline,
 } from '@common-handlers/core'
 import { checkReadable, type QueryDescription, type TableDescription } from './catalog.ts'
-import { parseConfig, type PostgresConfig, type PostgresConfigInput, tlsOptions } from './config.ts'
+import { configFromEnvironment, parseConfig, type PostgresConfig, type PostgresConfigInput, tlsOptions } from './config.ts'
 import { Connection } from './connection.ts'
 import type { CopyResult, CopySource } from './copy-in.ts'
 import type { CopyBlock } from './copy-reader.ts'
@@ -36,9 +37,11 @@ import {
   queriesOn,
   type ReadOptions,
   type Row,
+  type StatementOptions,
   type StreamOptions,
   streamWithin,
 } from './session.ts'
+import { type ServerTimeouts, type TransactionSettings, transactionSettings } from './settings.ts'
 import type { SqlStatement } from './sql.ts'
 import type { ValueOptions } from './values.ts'
 
@@ -55,7 +58,7 @@ export interface PostgresHandlerOptions extends PostgresConfigInput {
 
 export type IsolationLevel = 'read committed' | 'repeatable read' | 'serializable'
 
-export interface TransactionOptions extends CallOptions {
+export interface TransactionOptions extends CallOptions, ServerTimeouts {
   /** Default: the server's, `read committed` unless it was changed. */
   readonly isolation?: IsolationLevel | undefined
   readonly readOnly?: boolean | undefined
@@ -87,10 +90,8 @@ export interface ReadSnapshot extends Queries {
   readonly snapshot: SnapshotFacts
 }
 
-export interface ReadSnapshotOptions extends CallOptions {
-  /** Instead of the handler's statementTimeoutMs, for long reads; 0 is no limit. */
-  readonly statementTimeoutMs?: number | undefined
-}
+/** Limits here stand instead of the handler's; 0, for long reads, is none. */
+export interface ReadSnapshotOptions extends CallOptions, ServerTimeouts {}
 
 export interface PostgresCheckOptions extends CallOptions {
   /** Tables or views that must be readable, named as in SQL. */
@@ -98,7 +99,6 @@ export interface PostgresCheckOptions extends CallOptions {
 }
 
 const PREFIX = 'POSTGRES'
-const CONNECT_ATTEMPTS = 3
 
 /**
  * PostgreSQL with exact values, COPY at the speed of psql and cancellation that reaches the server.
@@ -112,6 +112,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
   readonly #lifecycle: Lifecycle
   readonly #queries: Queries
   readonly #pool: Pool
+  readonly #settings: TransactionSettings | undefined
   /** `host:port/database` */
   readonly #place: string
   /** `user@host:port/database`, without the user where a provider gives it. */
@@ -125,6 +126,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     const { user, password, host, port, database } = this.#config
     this.#place = `${host}:${port}/${database}`
     this.#target = credentials === undefined ? `${user}@${this.#place}` : this.#place
+    this.#settings = this.#config.poolerMode === 'transaction' ? transactionSettings(this.#config) : undefined
     const warn = (what: string) => (reason: string) => this.#logger.warn({ server: this.#target, reason }, what)
     this.#pool = new Pool(this.#target, this.#config.pool, {
       credentials:
@@ -140,6 +142,18 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     )
   }
 
+  /**
+   * A handler with the options that `PGHOST`, `PGPORT`, `PGDATABASE`, `PGUSER`, `PGPASSWORD`, `PGSSLMODE`, `PGSSLROOTCERT`,
+   * `PGSSLCERT`, `PGSSLKEY`, `PGAPPNAME` and `PGCONNECT_TIMEOUT` name, as libpq reads them. Options given here win.
+   * @throws ConfigError `POSTGRES_CONFIG_INVALID`
+   */
+  static fromEnvironment(
+    options: PostgresHandlerOptions = {},
+    variables?: Readonly<Record<string, string | undefined>>,
+  ): PostgresHandler {
+    return new PostgresHandler({ ...configFromEnvironment(variables), ...options })
+  }
+
   /** Makes a connection, so that a wrong address shows now. Implied by the first call. */
   async connect(options?: CallOptions): Promise<void> {
     await this.#run('connecting', options, () => Promise.resolve())
@@ -152,12 +166,12 @@ export class PostgresHandler implements Queries, AsyncDisposable {
   getRows<T extends readonly unknown[] = readonly Row[string][]>(
     statement: string | SqlStatement,
     params?: readonly unknown[],
-    options?: CallOptions & ValueOptions,
+    options?: StatementOptions & ValueOptions,
   ): Promise<T[]> {
     return this.#queries.getRows(statement, params, options)
   }
 
-  execute(statement: string | SqlStatement, params?: readonly unknown[], options?: CallOptions): Promise<ExecuteResult> {
+  execute(statement: string | SqlStatement, params?: readonly unknown[], options?: StatementOptions): Promise<ExecuteResult> {
     return this.#queries.execute(statement, params, options)
   }
 
@@ -170,7 +184,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     return this.#queries.stream(statement, params, options)
   }
 
-  batch(statements: readonly (string | SqlStatement)[], options?: CallOptions): Promise<BatchResult[]> {
+  batch(statements: readonly (string | SqlStatement)[], options?: StatementOptions): Promise<BatchResult[]> {
     return this.#queries.batch(statements, options)
   }
 
@@ -213,7 +227,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
    */
   transaction<T>(work: (transaction: Transaction) => Promise<T>, options: TransactionOptions = {}): Promise<T> {
     return this.#run('the transaction', options, (connection, signal) =>
-      connection.transaction(beginStatement(options), signal, () => work(queriesOfTransaction(connection, signal))),
+      connection.transaction(beginStatement(options), signal, () => work(queriesOfTransaction(connection, signal)), options),
     )
   }
 
@@ -221,13 +235,15 @@ export class PostgresHandler implements Queries, AsyncDisposable {
   readSnapshot<T>(work: (reader: ReadSnapshot) => Promise<T>, options: ReadSnapshotOptions = {}): Promise<T> {
     const begin = beginStatement({ isolation: 'repeatable read', readOnly: true })
     return this.#run('the snapshot', options, (connection, signal) =>
-      connection.transaction(begin, signal, async () => {
-        if (options.statementTimeoutMs !== undefined) {
-          await connection.query(`SET LOCAL statement_timeout = ${Math.trunc(options.statementTimeoutMs)}`, [], signal)
-        }
-        const snapshot = await snapshotFacts(connection, signal)
-        return await work({ ...queriesOfTransaction(connection, signal), snapshot })
-      }),
+      connection.transaction(
+        begin,
+        signal,
+        async () => {
+          const snapshot = await snapshotFacts(connection, signal)
+          return await work({ ...queriesOfTransaction(connection, signal), snapshot })
+        },
+        options,
+      ),
     )
   }
 
@@ -262,19 +278,45 @@ export class PostgresHandler implements Queries, AsyncDisposable {
 
   #run<T>(
     action: string,
-    options: CallOptions | undefined,
+    options: StatementOptions | undefined,
     work: (connection: Connection, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     return withDeadline(options, { prefix: PREFIX, action }, ({ signal: outer }) =>
-      this.#lifecycle.run(outer, async (signal) => {
-        const connection = await this.#acquire(signal)
-        try {
-          return await work(connection, signal)
-        } finally {
-          connection.release()
-        }
-      }),
+      this.#lifecycle.run(outer, (signal) =>
+        this.#again(signal, options?.idempotent === true, async (begun) => {
+          const connection = await this.#acquire(signal)
+          begun()
+          try {
+            return await work(connection, signal)
+          } finally {
+            connection.release()
+          }
+        }),
+      ),
     )
+  }
+
+  /** Tries again what failed before `begun()`, and after it too what is idempotent. */
+  async #again<T>(signal: AbortSignal, idempotent: boolean, work: (begun: () => void) => Promise<T>): Promise<T> {
+    const outcome = await retry<{ readonly value: T } | { readonly error: unknown }>(
+      async () => {
+        let sent = false
+        try {
+          return { value: await work(() => (sent = true)) }
+        } catch (error) {
+          if (mayHelp(error) && (idempotent || !sent)) throw error
+          return { error }
+        }
+      },
+      {
+        policy: this.#config.retry,
+        signal,
+        idempotent,
+        onRetry: (error, next) => this.#logger.debug({ code: error.code, ...next }, 'trying again'),
+      },
+    )
+    if ('error' in outcome) throw outcome.error
+    return outcome.value
   }
 
   async *#stream<T>(
@@ -284,7 +326,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     const ended = this.#lifecycle.hold()
     const closing = this.#lifecycle.signal
     const signal = options?.signal === undefined ? closing : AbortSignal.any([options.signal, closing])
-    const acquire = (inner: AbortSignal): Promise<Connection> => this.#acquire(inner)
+    const acquire = (inner: AbortSignal): Promise<Connection> => this.#again(inner, false, () => this.#acquire(inner))
     try {
       yield* streamWithin({ timeoutMs: options?.timeoutMs, signal }, async function* (inner) {
         const connection = await acquire(inner)
@@ -308,13 +350,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
   }
 
   async #acquire(signal: AbortSignal): Promise<Connection> {
-    const policy = { attempts: CONNECT_ATTEMPTS, budgetMs: this.#config.connectTimeoutMs }
-    const loan = await retry(() => this.#pool.acquire(signal), {
-      policy,
-      signal,
-      onRetry: (error, next) => this.#logger.debug({ code: error.code, ...next }, 'connecting again'),
-    })
-    return new Connection(loan)
+    return new Connection(await this.#pool.acquire(signal), this.#settings)
   }
 
   async #login(login: HeldCredentials, signal: AbortSignal): Promise<DriverClient> {
@@ -326,6 +362,15 @@ export class PostgresHandler implements Queries, AsyncDisposable {
       throw toHandlerError(error, { phase: 'connect', target: `${login.user}@${this.#place}`, user: login.user })
     }
   }
+}
+
+/** The server was away, or has chosen another transaction over this one; a call that ran out of time, or found the pool full, would again. */
+function mayHelp(error: unknown): boolean {
+  if (!HandlerError.is(error)) return false
+  if (error.outcome === 'connection') return true
+  return ['POSTGRES_TOO_MANY_CONNECTIONS', 'POSTGRES_CREDENTIALS_UNAVAILABLE', 'POSTGRES_SERIALIZATION_FAILED', 'POSTGRES_DEADLOCK'].includes(
+    error.code,
+  )
 }
 
 function beginStatement(options: TransactionOptions): string {

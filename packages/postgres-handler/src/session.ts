@@ -2,7 +2,11 @@ import { type CallOptions, type StandardSchema } from '@common-handlers/core'
 import { DataError, withDeadline } from '@common-handlers/core'
 import { describeQuery, describeTable, estimateRows, type QueryDescription, type TableDescription } from './catalog.ts'
 import type { Connection } from './connection.ts'
+import { copyFrom, type CopyResult, type CopySource } from './copy-in.ts'
 import type { CopyBlock, CopyReaderOptions } from './copy-reader.ts'
+import { type CopySink, writeBlocks } from './copy-to.ts'
+import { fetchRows } from './cursor.ts'
+import { insertMany, type InsertRow, type OnConflict } from './insert-many.ts'
 import { type RawResult, type RowFormat, validated } from './rows.ts'
 import { isStatement, type SqlStatement } from './sql.ts'
 import { bindValues, type ValueOptions } from './values.ts'
@@ -10,9 +14,32 @@ import { bindValues, type ValueOptions } from './values.ts'
 /** A row by column name: boolean, number (int2, int4), bigint (int8), else PostgreSQL's own text; null for NULL. */
 export type Row = Record<string, boolean | number | bigint | string | null>
 
-export interface ReadOptions<T> extends CallOptions, ValueOptions {
+export interface StatementOptions extends CallOptions {
+  /**
+   * Running it twice is the same as running it once, as of anything that only reads: it is tried again when its connection
+   * was lost, or when it lost against another transaction. Not looked at inside a transaction.
+   */
+  readonly idempotent?: boolean | undefined
+}
+
+export interface ReadOptions<T> extends StatementOptions, ValueOptions {
   /** Checks and converts each row; any library that follows Standard Schema. */
   readonly schema?: StandardSchema<T> | undefined
+}
+
+export interface StreamOptions<T> extends ReadOptions<T> {
+  /** Rows that are fetched at a time at most; fewer where they are long. Default 1000. */
+  readonly batchRows?: number | undefined
+}
+
+/** What one statement of a batch gave. */
+export interface BatchResult extends ExecuteResult {
+  readonly records: readonly Row[]
+}
+
+export interface InsertManyOptions<C extends string> extends CallOptions {
+  /** Default: a key that is there already is an error. */
+  readonly onConflict?: OnConflict<C> | undefined
 }
 
 export interface CopyOutOptions extends CallOptions, CopyReaderOptions {}
@@ -34,13 +61,49 @@ export interface Queries {
    */
   getRecords<T = Row>(statement: string | SqlStatement, params?: readonly unknown[], options?: ReadOptions<T>): Promise<T[]>
   /** Rows as arrays, in the order of the columns; names may repeat. */
-  getRows(
+  getRows<T extends readonly unknown[] = readonly Row[string][]>(
     statement: string | SqlStatement,
     params?: readonly unknown[],
-    options?: CallOptions & ValueOptions,
-  ): Promise<(readonly Row[string][])[]>
+    options?: StatementOptions & ValueOptions,
+  ): Promise<T[]>
   /** One statement whose rows are not wanted. */
-  execute(statement: string | SqlStatement, params?: readonly unknown[], options?: CallOptions): Promise<ExecuteResult>
+  execute(statement: string | SqlStatement, params?: readonly unknown[], options?: StatementOptions): Promise<ExecuteResult>
+  /**
+   * Rows one by one, fetched some at a time: memory does not grow with them. Leaving the loop lets go of the query. In a
+   * transaction other statements may run meanwhile; outside, the query is a transaction of its own, which is rolled back
+   * when the loop is left before the end.
+   */
+  stream<T = Row>(
+    statement: string | SqlStatement,
+    params?: readonly unknown[],
+    options?: StreamOptions<T>,
+  ): AsyncIterable<T>
+  /**
+   * Several statements in one round trip, all of them or none; their results in the same order. What fails names its
+   * statement: `context.place` is `statement 2 of 3`.
+   */
+  batch(statements: readonly (string | SqlStatement)[], options?: StatementOptions): Promise<BatchResult[]>
+  /**
+   * Inserts rows, which may come from an async iterable: all of them or none. Gives how many were inserted or updated.
+   * @throws DataError `POSTGRES_VALUE_INVALID` naming row and column
+   */
+  insertMany<const C extends string>(
+    table: string,
+    columns: readonly C[],
+    rows: Iterable<InsertRow<NoInfer<C>>> | AsyncIterable<InsertRow<NoInfer<C>>>,
+    options?: InsertManyOptions<NoInfer<C>>,
+  ): Promise<number>
+  /**
+   * `COPY … TO STDOUT` into a stream, which is ended (standard output is not), or to a function. In whatever format the
+   * statement says.
+   */
+  copyTo(statement: string | SqlStatement, sink: CopySink, options?: CopyOutOptions): Promise<CopyResult>
+  /**
+   * `COPY … FROM STDIN` from a stream or an iterable of text or bytes, in whatever format the statement says. An abort, or
+   * an error of the source, leaves nothing of it behind.
+   * @throws DataError whose `where` names the line and the column, as the server counts them
+   */
+  copyFrom(statement: string | SqlStatement, source: CopySource, options?: CallOptions): Promise<CopyResult>
   /**
    * `COPY … TO STDOUT` in blocks of whole rows, as fast as psql. It starts with the first block asked for. Leaving the
    * loop cancels it on the server.
@@ -92,12 +155,56 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
       const records = (await read('the query', statement, params, options, 'records')).rows
       return options?.schema === undefined ? (records as T[]) : validated(records, options.schema)
     },
-    async getRows(statement, params, options) {
-      return (await read('the query', statement, params, options)).rows as (readonly Row[string][])[]
+    async getRows<T extends readonly unknown[]>(
+      statement: string | SqlStatement,
+      params?: readonly unknown[],
+      options?: StatementOptions & ValueOptions,
+    ): Promise<T[]> {
+      return (await read('the query', statement, params, options)).rows as T[]
     },
     async execute(statement, params, options) {
       const { rowCount, command } = await read('the statement', statement, params, options)
       return { rowCount, command }
+    },
+    async *stream<T>(
+      statement: string | SqlStatement,
+      params?: readonly unknown[],
+      options?: StreamOptions<T>,
+    ): AsyncGenerator<T, void, undefined> {
+      const { text, values } = asStatement(statement, params)
+      const bound = { text, values: bindValues(values) }
+      const format: RowFormat = { as: 'records', types: options?.types, columns: options?.columns }
+      const { schema, batchRows } = options ?? {}
+      let before = 0
+      for await (const rows of stream(options, (connection, signal) => fetchRows(connection, bound, format, signal, batchRows))) {
+        if (schema === undefined) yield* rows as readonly T[]
+        else yield* await validated(rows, schema, before)
+        before += rows.length
+      }
+    },
+    async batch(statements, options) {
+      const bound = statements.map((statement) => {
+        const { text, values } = asStatement(statement, undefined)
+        return { text, values: bindValues(values) }
+      })
+      const results = await on('the batch', options, (connection, signal) =>
+        connection.batch(bound, { as: 'records' }, signal),
+      )
+      return results.map(({ rows, rowCount, command }) => ({ records: rows as readonly Row[], rowCount, command }))
+    },
+    insertMany: (table, columns, rows, options) =>
+      on(`inserting into ${table}`, options, (connection, signal) =>
+        connection.atomically(signal, () => insertMany(connection, table, columns, rows, options?.onConflict, signal)),
+      ),
+    async copyTo(statement, sink, options) {
+      const text = withoutValues(statement)
+      return await writeBlocks(text, this.copyOut(text, options), sink)
+    },
+    async copyFrom(statement, source, options) {
+      const text = withoutValues(statement)
+      return await on('COPY', options, (connection, signal) =>
+        connection.settled(signal, () => copyFrom(connection, text, source, signal)),
+      )
     },
     copyOut(statement, options) {
       const text = withoutValues(statement)
@@ -133,7 +240,7 @@ export async function* streamWithin<T>(
   const left = Promise.withResolvers<void>()
   const started = Promise.withResolvers<AbortSignal>()
   // withDeadline owns the timer and the error; it is told when the stream has come to its end.
-  const deadline = withDeadline(options, { prefix: 'POSTGRES', action: 'COPY' }, async ({ signal }) => {
+  const deadline = withDeadline(options, { prefix: 'POSTGRES', action: 'reading' }, async ({ signal }) => {
     started.resolve(signal)
     await left.promise
     signal.throwIfAborted()

@@ -269,15 +269,22 @@ function jsonText(value: unknown, index: number): string {
   return text
 }
 
-/** An array as PostgreSQL reads it. */
-export function arrayText(values: readonly unknown[], index: number): string {
+function arrayText(values: readonly unknown[], index: number): string {
   return `{${values.map((value) => elementText(value, index)).join(',')}}`
 }
 
 function elementText(value: unknown, index: number): string {
+  return Array.isArray(value) ? arrayText(value, index) : textElement(value, index)
+}
+
+/** One value as an element of a text array; an array becomes the text of an array. */
+export function textElement(value: unknown, index: number): string {
   if (value === null) return 'NULL'
-  if (Array.isArray(value)) return arrayText(value, index)
-  const text = value instanceof Uint8Array ? `\\x${Buffer.from(value).toString('hex')}` : scalarText(value, index)
+  const text = Array.isArray(value)
+    ? arrayText(value, index)
+    : value instanceof Uint8Array
+      ? `\\x${Buffer.from(value).toString('hex')}`
+      : scalarText(value, index)
   return `"${text.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`
 }
 

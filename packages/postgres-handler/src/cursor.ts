@@ -1,0 +1,166 @@
+import type { Connection } from './connection.ts'
+import type { BoundStatement } from './batch.ts'
+import type { Wire, WireField } from './driver.ts'
+import { Exchange, type RowMessage, together } from './exchange.ts'
+import { type RowFormat, type RowReader, rowReader } from './rows.ts'
+
+/** Rows that are fetched at a time at most, unless told otherwise. */
+export const DEFAULT_BATCH_ROWS: number = 1_000
+
+/** The first fetch, which finds out how long the rows are. */
+const FIRST_ROWS = 100
+
+/** Fetches are made smaller where the rows are long, so that one has about so many bytes. */
+const FETCH_BYTES = 1024 * 1024
+
+/** A query that has been bound and waits to be fetched from (PostgreSQL, "Extended Query", portals). */
+interface Portal {
+  readonly name: string
+  readonly statement: BoundStatement
+  readonly format: RowFormat
+  read: RowReader | undefined
+}
+
+interface Fetched {
+  readonly rows: readonly unknown[]
+  readonly bytes: number
+  /** The portal has not said that it is at its end. */
+  readonly more: boolean
+}
+
+/**
+ * Fetches some rows. It ends with Sync, so that between two fetches the connection is free for other statements; that
+ * the portal outlives it needs a transaction.
+ */
+class FetchRows extends Exchange<Fetched> {
+  readonly statement: string
+  readonly #portal: Portal
+  readonly #count: number
+  readonly #rows: unknown[] = []
+  #bytes = 0
+  #more = false
+  #unreadable: unknown
+
+  constructor(portal: Portal, count: number) {
+    super()
+    this.statement = portal.statement.text
+    this.#portal = portal
+    this.#count = count
+  }
+
+  submit(wire: Wire): null {
+    const { name, statement, read } = this.#portal
+    return together(wire, () => {
+      if (read === undefined) {
+        wire.parse({ name: '', text: statement.text, types: [] })
+        wire.bind({ portal: name, statement: '', values: statement.values })
+        wire.describe({ type: 'P', name })
+      }
+      wire.execute({ portal: name, rows: this.#count })
+      wire.sync()
+    })
+  }
+
+  override handleRowDescription({ fields }: { readonly fields: readonly WireField[] }): void {
+    this.#attempt(() => {
+      this.#portal.read = rowReader(fields, this.#portal.format)
+    })
+  }
+
+  override handleDataRow({ fields, length }: RowMessage): void {
+    if (this.#unreadable !== undefined) return
+    this.#bytes += length
+    this.#attempt(() => this.#rows.push(this.#portal.read?.(fields as (string | null)[])))
+  }
+
+  override handlePortalSuspended(): void {
+    this.#more = true
+  }
+
+  handleReadyForQuery(): void {
+    if (this.#unreadable === undefined) this.succeed({ rows: this.#rows, bytes: this.#bytes, more: this.#more })
+    else this.fail(this.#unreadable)
+  }
+
+  #attempt(work: () => unknown): void {
+    try {
+      work()
+    } catch (error) {
+      this.#unreadable = error
+    }
+  }
+}
+
+/** Lets go of a portal before the transaction ends. */
+class ClosePortal extends Exchange<void> {
+  readonly statement: string
+  readonly #name: string
+
+  constructor(portal: Portal) {
+    super()
+    this.statement = portal.statement.text
+    this.#name = portal.name
+  }
+
+  submit(wire: Wire): null {
+    return together(wire, () => {
+      wire.close({ type: 'P', name: this.#name })
+      wire.sync()
+    })
+  }
+
+  handleReadyForQuery(): void {
+    this.succeed()
+  }
+}
+
+/**
+ * The rows of a query, some at a time. In a transaction the connection is free between two fetches. Outside, the query
+ * gets a transaction of its own, which is committed at the end of the rows and rolled back where the loop is left, and
+ * the next fetch is under way while the last is looked at.
+ */
+export async function* fetchRows(
+  connection: Connection,
+  statement: BoundStatement,
+  format: RowFormat,
+  signal: AbortSignal,
+  batchRows: number = DEFAULT_BATCH_ROWS,
+): AsyncGenerator<readonly unknown[], void, undefined> {
+  const own = !connection.inTransaction
+  const left = new AbortController()
+  const either = AbortSignal.any([signal, left.signal])
+  const portal: Portal = { name: `rows_${connection.nextNumber()}`, statement, format, read: undefined }
+  const fetch = (count: number): Promise<Fetched> => {
+    const fetched = connection.exchange(new FetchRows(portal, count), either)
+    fetched.catch(() => undefined)
+    return fetched
+  }
+  // Where it fails the transaction has failed before, and its next statement says so.
+  const close = (): Promise<void> => connection.exchange(new ClosePortal(portal), undefined).catch(() => undefined)
+  let ahead: Promise<Fetched> | undefined
+  let open = true
+  if (own) await connection.begin('BEGIN', signal)
+  try {
+    ahead = fetch(Math.min(batchRows, FIRST_ROWS))
+    while (open) {
+      const { rows, bytes, more } = await ahead
+      const count = Math.max(1, Math.min(batchRows, Math.round((FETCH_BYTES * rows.length) / Math.max(1, bytes))))
+      if (more && own) ahead = fetch(count)
+      if (rows.length > 0) yield rows
+      if (more && !own) ahead = fetch(count)
+      open = more
+    }
+    await (own ? connection.commit(signal) : close())
+  } catch (error) {
+    // The transaction has failed, and its portals are gone with it.
+    open = false
+    if (own) await connection.rollback()
+    throw error
+  } finally {
+    if (open) {
+      left.abort(new Error('the loop over the rows was left'))
+      await ahead?.catch(() => undefined)
+      await (own ? connection.rollback() : close())
+    }
+  }
+}

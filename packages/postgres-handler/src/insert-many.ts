@@ -1,0 +1,120 @@
+import { DataError, NotFoundError } from '@common-handlers/core'
+import type { Connection } from './connection.ts'
+import { quoteIdent } from './sql.ts'
+import { textElement } from './values.ts'
+
+/** Rows as objects that have every named column; null is NULL. */
+export type InsertRow<C extends string> = { readonly [column in C]: unknown }
+
+/** What happens to a row whose key is there already. */
+export interface OnConflict<C extends string> {
+  /** Columns of a unique index. */
+  readonly key: readonly C[]
+  /** Leave the row that is there, or give it the new values of the other columns. */
+  readonly action: 'skip' | 'update'
+}
+
+/** A statement takes rows until its values have about so many characters, or there are so many of them. */
+const STATEMENT_CHARACTERS = 4 * 1024 * 1024
+const STATEMENT_ROWS = 20_000
+
+/**
+ * Inserts rows as one array a column, which the server takes apart with unnest(): one statement text whatever the number of
+ * rows, and no limit of parameters. The arrays are of text, and each value is cast by the server as a literal would be.
+ */
+export async function insertMany<C extends string>(
+  connection: Connection,
+  table: string,
+  columns: readonly C[],
+  rows: Iterable<InsertRow<C>> | AsyncIterable<InsertRow<C>>,
+  onConflict: OnConflict<C> | undefined,
+  signal: AbortSignal,
+): Promise<number> {
+  if (columns.length === 0) throw new DataError('insertMany needs a column', { code: 'POSTGRES_VALUE_INVALID' })
+  const text = await insertStatement(connection, table, columns, onConflict, signal)
+  let inserted = 0
+  let number = 0
+  let characters = 0
+  let texts: string[][] = columns.map(() => [])
+  const send = async (): Promise<void> => {
+    const { rowCount } = await connection.query(
+      text,
+      texts.map((column) => `{${column.join(',')}}`),
+      signal,
+    )
+    inserted += rowCount
+    texts = columns.map(() => [])
+    characters = 0
+  }
+  for await (const row of rows) {
+    number++
+    for (const [index, column] of columns.entries()) {
+      const value = valueText(row, column, number)
+      texts[index]?.push(value)
+      characters += value.length
+    }
+    if (characters >= STATEMENT_CHARACTERS || (texts[0]?.length ?? 0) >= STATEMENT_ROWS) await send()
+  }
+  if ((texts[0]?.length ?? 0) > 0) await send()
+  return inserted
+}
+
+const TABLE = `
+  SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), a.attname, pg_catalog.format_type(a.atttypid, -1)
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+   WHERE c.oid = pg_catalog.to_regclass($1)`
+
+/** A cast without a modifier, so that a text that is too long is an error, as it is for INSERT, and not cut. */
+async function insertStatement<C extends string>(
+  connection: Connection,
+  table: string,
+  columns: readonly C[],
+  onConflict: OnConflict<C> | undefined,
+  signal: AbortSignal,
+): Promise<string> {
+  const found = (await connection.query(TABLE, [table], signal)).rows as readonly (readonly [string, string, string])[]
+  const [quoted] = found[0] ?? []
+  if (quoted === undefined) {
+    throw new NotFoundError(`there is no table ${table}, or its schema is not in the search_path`, {
+      code: 'POSTGRES_TABLE_NOT_FOUND',
+      context: { table },
+    })
+  }
+  const types = new Map(found.map(([, name, type]) => [name, type]))
+  const values = columns.map((column, index) => {
+    const type = types.get(column)
+    if (type !== undefined) return `r.c${index}::${type}`
+    throw new NotFoundError(`${table} has no column "${column}"`, {
+      code: 'POSTGRES_COLUMN_NOT_FOUND',
+      context: { table, column },
+    })
+  })
+  const names = columns.map((column) => quoteIdent(column)).join(', ')
+  const parameters = columns.map((_, index) => `$${index + 1}::text[]`).join(', ')
+  const parts = columns.map((_, index) => `c${index}`).join(', ')
+  return `INSERT INTO ${quoted} (${names}) SELECT ${values.join(', ')} FROM unnest(${parameters}) AS r (${parts})${conflictClause(columns, onConflict)}`
+}
+
+function conflictClause<C extends string>(columns: readonly C[], onConflict: OnConflict<C> | undefined): string {
+  if (onConflict === undefined) return ''
+  const { key, action } = onConflict
+  const changed = columns
+    .filter((column) => !key.includes(column))
+    .map((column) => `${quoteIdent(column)} = EXCLUDED.${quoteIdent(column)}`)
+  const target = ` ON CONFLICT (${key.map((column) => quoteIdent(column)).join(', ')}) DO`
+  return action === 'skip' || changed.length === 0 ? `${target} NOTHING` : `${target} UPDATE SET ${changed.join(', ')}`
+}
+
+function valueText<C extends string>(row: InsertRow<C>, column: C, number: number): string {
+  try {
+    return textElement(row[column], 0)
+  } catch (error) {
+    const why = error instanceof Error ? error.message.replace(/^parameter \$1: /, '') : String(error)
+    throw new DataError(`row ${number}, column "${column}": ${why}`, {
+      code: 'POSTGRES_VALUE_INVALID',
+      where: { line: number, column },
+    })
+  }
+}
