@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describeWith, openbaoAdmin } from '@common-handlers/testkit'
 import { expect, it } from 'vitest'
+import { recordingProxy } from './recording-proxy.ts'
 
 const run = promisify(execFile)
 
@@ -14,9 +15,18 @@ describeWith(['openbao'], 'secrets', ({ openbao }) => {
     await admin.mount(mount, 'kv', { version: '2' })
     await admin.createAppRole(mount, { policies: ['default'] })
     for (const method of ['userpass', 'jwt']) await admin.request('POST', `sys/auth/${method}`, { type: method })
-    const policy = `path "${mount}/*" { capabilities = ["read", "create", "update", "list"] }`
+    const policy = `path "${mount}/*" { capabilities = ["read", "create", "update", "patch", "list"] }`
     await admin.writePolicy(mount, policy)
-    const token = await admin.createToken({ policies: [mount] })
+    const token = await admin.createToken({ policies: [mount], ttl: '1h', renewable: true })
+    // Renewals fail; reads do too once the script has asked for the seal status.
+    let broken = false
+    await using proxy = await recordingProxy(openbao.address, {
+      fault: (request) => {
+        broken ||= request === 'GET /v1/sys/seal-status'
+        const fails = request === 'POST /v1/auth/token/renew-self' || (broken && request.startsWith(`GET /v1/${mount}/data`))
+        return fails ? 503 : undefined
+      },
+    })
     const values = Object.fromEntries(
       Array.from({ length: 14 }, (_, index) => [`value${index}`, `planted ${index} "q" <&> ${randomUUID()}`]),
     )
@@ -26,6 +36,11 @@ describeWith(['openbao'], 'secrets', ({ openbao }) => {
       roleId: randomUUID(),
       secretId: randomUUID(),
       password: `pässword-${randomUUID()}`,
+      shortToken: await admin.createToken({ policies: [mount], ttl: '3s', renewable: true }),
+      wrappedSecretId: `s.${randomUUID()}`,
+      awsKey: `aws/${randomUUID()}`,
+      awsSession: `session/${randomUUID()}`,
+      proxyPassword: `proxy-${randomUUID()}`,
       jwt: `${Buffer.from(randomUUID()).toString('base64url')}.e30.c2ln`,
       ...values,
     }
@@ -35,7 +50,7 @@ describeWith(['openbao'], 'secrets', ({ openbao }) => {
         ...process.env,
         DEBUG: '*',
         NODE_DEBUG: '',
-        PLANTED: JSON.stringify({ address: openbao.address, mount, ...secrets }),
+        PLANTED: JSON.stringify({ address: proxy.address, mount, ...secrets }),
       },
       maxBuffer: 64 * 1024 * 1024,
     })
@@ -48,11 +63,16 @@ describeWith(['openbao'], 'secrets', ({ openbao }) => {
       'VAULT_CONNECTION_REFUSED',
       'VAULT_HOST_NOT_FOUND',
       'VAULT_FIELD_NOT_FOUND',
+      'VAULT_WRAPPING_TOKEN_INVALID',
+      'VAULT_SERVER_ERROR',
+      'vault secret could not be read',
+      'vault token could not be kept alive',
+      'vault token obtained',
     ]) {
       expect(output).toContain(code)
     }
     expect(stdout.trimEnd().endsWith('the end')).toBe(true)
-    expect(Object.keys(secrets)).toHaveLength(20)
+    expect(Object.keys(secrets)).toHaveLength(25)
     for (const [name, value] of Object.entries(secrets)) {
       for (const spelling of [
         value,

@@ -1,6 +1,7 @@
 /* oxlint-disable no-console, typescript/no-base-to-string -- printing is what it is for */
 // A process of its own, so that DEBUG is set from its start. It prints everything a careless program might.
 import { inspect } from 'node:util'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { VaultHandler } from '@common-handlers/vault-handler'
 
 const planted = JSON.parse(process.env['PLANTED'] ?? '{}') as Record<string, string>
@@ -39,8 +40,36 @@ await show(() => vault.getSecret(`${mount}/app`))
 await show(() => vault.resolve(`${mount}/app#none`))
 await show(() => vault.getSecret(`${mount}/none`))
 await show(() => vault.check(), true)
+await show(() => vault.kv.put(`${mount}/app`, data))
+await show(() => vault.kv.patch(`${mount}/app`, { value2: plant('value2') }))
+await show(() => vault.kv.put(`${mount}/app`, data, { cas: 99 }))
+await show(() => vault.transit('none').encrypt('key', plant('value3')))
+await show(() => vault.wrapping.unwrap(plant('wrappedSecretId')))
+await show(() => vault.token.lookup(), true)
+await show(() => vault.token.renew())
 console.log(inspect(vault, { depth: 20, showHidden: true }), JSON.stringify(vault), String(vault))
+
+// A cache that must give out what is old, because the server fails from now on.
+const caching = new VaultHandler({
+  address,
+  token: plant('token'),
+  retry: { attempts: 1 },
+  logger,
+  cache: { ttlMs: 1, staleIfErrorMs: 60_000 },
+})
+await show(() => caching.getSecret(`${mount}/app`))
+await show(() => vault.request('GET', 'sys/seal-status'))
+await show(() => vault.getSecret(`${mount}/app`))
+await show(() => caching.getSecret(`${mount}/app`))
+console.log(inspect(caching, { depth: 20, showHidden: true }), JSON.stringify(caching))
+await caching.close()
 await vault.close()
+
+// A token whose renewals fail.
+const renewing = new VaultHandler({ address, token: plant('shortToken'), retry: { attempts: 1 }, logger })
+await show(() => renewing.connect())
+await sleep(3_000)
+await renewing.close()
 
 const roleId = plant('roleId')
 const logins = [
@@ -48,6 +77,17 @@ const logins = [
   { userpass: { username: 'joe', password: plant('password') } },
   { jwt: { role: 'ci', jwt: plant('jwt') } },
   { token: plant('deadToken') },
+  { appRole: { roleId, secretIdWrapped: plant('wrappedSecretId') } },
+  {
+    aws: {
+      credentials: async () => ({
+        accessKeyId: 'AKIDEXAMPLE',
+        secretAccessKey: plant('awsKey'),
+        sessionToken: plant('awsSession'),
+      }),
+    },
+  },
+  { token: plant('token'), proxy: `http://joe:${plant('proxyPassword')}@127.0.0.1:1` },
 ]
 for (const way of logins) {
   // A server that refuses, a port where nobody listens, a name nobody knows.
