@@ -124,9 +124,12 @@ function headersOf({ source, options }: CopyJob): ObjectHeaders {
 }
 
 async function copyWhole(job: CopyJob): Promise<string> {
-  const { parts, signal, input, options, sourceHeaders } = job
+  const { parts, key, signal, source, input, options, sourceHeaders } = job
   const { contentType, contentEncoding, contentDisposition, cacheControl, metadata, tags } = options
-  const replaced = [contentType, contentEncoding, contentDisposition, cacheControl, metadata].some((one) => one !== undefined)
+  // A copy onto itself is refused where it replaces nothing, and some servers take no class or encryption for something.
+  const itself = source.key === key && source.bucket === parts.config.bucket
+  const replaced =
+    itself || [contentType, contentEncoding, contentDisposition, cacheControl, metadata].some((one) => one !== undefined)
   const { storageClass, encryption } = options
   const headers = {
     ...objectHeaders(replaced ? { ...headersOf(job), tags } : { storageClass, encryption, tags }),

@@ -1,8 +1,11 @@
 import { randomBytes, randomUUID } from 'node:crypto'
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import { S3Handler, type S3HandlerOptions } from '../src/index.ts'
+import { S3Handler, type S3HandlerOptions, type S3SyncResult } from '../src/index.ts'
 import { S3Proxy, type SeenRequest } from './s3-proxy.ts'
 import type { ServerAddress } from './server-suite.ts'
 
@@ -16,8 +19,17 @@ async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
 
 const partCopies = (seen: readonly SeenRequest[]): number => seen.filter(({ url }) => url.includes('partNumber=')).length
 
+/** What one of the servers lacks; its answer is asserted in place of the work. */
+interface Abilities {
+  readonly versions: boolean
+  readonly encryption: boolean
+  readonly classes: boolean
+  /** `${filename}` in the key of a form. */
+  readonly formNames: boolean
+}
+
 /** What holds of the calls beyond transfers, on every S3 server that this package is tested with. */
-export function apiSuite(address: ServerAddress): void {
+export function apiSuite(address: ServerAddress, can: Abilities): void {
   const folder = `s3-api-${randomUUID()}`
   const open: S3Handler[] = []
   let s3: S3Handler
@@ -279,6 +291,268 @@ export function apiSuite(address: ServerAddress): void {
         proxy.hold = () => undefined
       }
       expect(await s3.getText('move/raced')).toBe('newer')
+    })
+  })
+
+  describe('presigned', () => {
+    it('addresses are read and written by anybody, as they say and no other way', async () => {
+      const key = "presigned/a b+ü'(1).txt"
+      const put = await s3.presignPut(key, { contentType: 'text/x-signed', metadata: { by: 'nobody' } })
+      const write = (headers: Record<string, string>, body = 'by nobody'): Promise<Response> =>
+        fetch(put.url, { method: put.method, headers, body })
+      expect((await write({ 'content-type': 'text/other' })).status).toBe(403)
+      expect(await s3.exists(key)).toBe(false)
+      expect((await write(put.headers)).status).toBe(200)
+      expect(await s3.head(key)).toMatchObject({ contentType: 'text/x-signed', metadata: { by: 'nobody' } })
+
+      const get = await s3.presignGet(key, { contentType: 'text/plain', contentDisposition: 'attachment; filename="a b.txt"' })
+      const answer = await fetch(get.url)
+      expect(await answer.text()).toBe('by nobody')
+      expect(answer.headers.get('content-type')).toBe('text/plain')
+      expect(answer.headers.get('content-disposition')).toBe('attachment; filename="a b.txt"')
+      const other = new URL(get.url)
+      other.pathname = other.pathname.replace('presigned/', 'stored/')
+      expect((await fetch(other)).status).toBe(403)
+      expect((await fetch(get.url.replace('X-Amz-Expires=900', 'X-Amz-Expires=901'))).status).toBe(403)
+    })
+
+    it('addresses end', async () => {
+      const { url, expiresAt } = await s3.presignGet('stored/tags', { expiresInMs: 1_500 })
+      expect(url).toContain('X-Amz-Expires=1&')
+      expect(expiresAt.getTime()).toBeLessThanOrEqual(Date.now() + 1_000)
+      await new Promise((resolve) => setTimeout(resolve, 2_500))
+      expect((await fetch(url)).status).toBeGreaterThanOrEqual(400)
+      for (const expiresInMs of [0, 999, 8 * 24 * 3_600_000, Number.NaN])
+        await expect(s3.presignGet('x', { expiresInMs })).rejects.toMatchObject({ code: 'S3_OPTIONS_INVALID' })
+    })
+
+    it('forms take what their policy allows', async () => {
+      const post = await s3.presignPost('posted/', { maxBytes: 10, contentType: 'text/plain' })
+      const send = (bytes: string, fields: Readonly<Record<string, string>> = post.fields): Promise<Response> => {
+        const form = new FormData()
+        for (const [name, value] of Object.entries(fields)) form.append(name, value)
+        form.append('file', new Blob([bytes]), 'by-form.txt')
+        return fetch(post.url, { method: 'POST', body: form })
+      }
+      expect((await send('12345678901')).status).toBe(400)
+      expect((await send('x', { ...post.fields, key: `${folder}/elsewhere` })).status).toBe(403)
+      expect((await send('x', { ...post.fields, 'content-type': 'text/html' })).status).toBe(403)
+      expect((await send('1234567890')).status).toBeLessThan(300)
+      const name = can.formNames ? 'posted/by-form.txt' : 'posted/${filename}'
+      expect((await collect(s3.list('posted/'))).map((object) => object.key)).toEqual([name])
+      expect(await s3.getText(name)).toBe('1234567890')
+      const one = await s3.presignPost('posted/one.txt')
+      expect((await send('x', one.fields)).status).toBeLessThan(300)
+      expect(await s3.getText('posted/one.txt')).toBe('x')
+    })
+  })
+
+  describe('storage class and encryption', () => {
+    it('class is stored, or ignored', async () => {
+      await s3.put('stored/class', 'x', { storageClass: 'STANDARD_IA' })
+      expect((await s3.head('stored/class')).storageClass).toBe(can.classes ? 'STANDARD_IA' : undefined)
+      await s3.copy('stored/class', 'stored/class', { storageClass: 'STANDARD' })
+      expect((await s3.head('stored/class')).storageClass).toBeUndefined()
+    })
+
+    it('by keys of the server is stored, or ignored', async () => {
+      await s3.put('stored/sse', 'x', { encryption: { kind: 's3' } })
+      expect((await s3.head('stored/sse')).encryption).toBe(can.encryption ? 'AES256' : undefined)
+      expect(await s3.getText('stored/sse')).toBe('x')
+    })
+
+    it('by a key of KMS is asked for as S3 wants it', async () => {
+      proxy.seen.length = 0
+      proxy.fault = () => ({ status: 200, code: '', headers: { etag: '"x"' } })
+      try {
+        const through = handler({ endpoint: proxy.endpoint })
+        await through.put('stored/kms', 'x', { encryption: { kind: 'kms', keyId: 'alias/lake', bucketKey: true } })
+      } finally {
+        proxy.fault = () => undefined
+      }
+      expect(proxy.seen[0]?.headers).toMatchObject({
+        'x-amz-server-side-encryption': 'aws:kms',
+        'x-amz-server-side-encryption-aws-kms-key-id': 'alias/lake',
+        'x-amz-server-side-encryption-bucket-key-enabled': 'true',
+      })
+    })
+
+    it("by a customer's key needs the key at each reading, unless the server ignores it", async () => {
+      const key = randomBytes(32)
+      const encryption = { kind: 'customer', key } as const
+      const small = handler({ partSize: 5 * MIB })
+      const bytes = randomBytes(6 * MIB)
+      await s3.put('stored/sse-c', 'hidden', { encryption })
+      await small.put('stored/sse-c-parts', bytes, { encryption })
+      expect(await s3.getText('stored/sse-c', { customerKey: key })).toBe('hidden')
+      expect((await s3.getBytes('stored/sse-c-parts', { customerKey: key })).bytes.equals(bytes)).toBe(true)
+      expect(await s3.head('stored/sse-c', { customerKey: key })).toMatchObject({ size: 6 })
+      await s3.copy({ key: 'stored/sse-c', customerKey: key }, 'stored/sse-c-2', { encryption })
+      expect(await s3.getText('stored/sse-c-2', { customerKey: key })).toBe('hidden')
+      const without = s3.getText('stored/sse-c')
+      if (can.encryption) await expect(without).rejects.toMatchObject({ context: { status: 400, serverCode: 'InvalidArgument' } })
+      else expect(await without).toBe('hidden')
+      await expect(s3.get('stored/sse-c', { customerKey: randomBytes(16) })).rejects.toMatchObject({ code: 'S3_OPTIONS_INVALID' })
+    })
+  })
+
+  describe('versions', () => {
+    it('are listed, read, deleted and restored, or refused by name', async () => {
+      const kept = handler({ bucket: `versions-${randomUUID()}`, prefix: 'p' })
+      await kept.createBucketIfAbsent()
+      expect(await kept.versioning()).toBe('off')
+      if (!can.versions) {
+        await expect(kept.setVersioning('enabled')).rejects.toMatchObject({ name: 'RemoteError', code: 'S3_NOT_SUPPORTED' })
+        return
+      }
+      await kept.setVersioning('enabled')
+      expect(await kept.versioning()).toBe('enabled')
+      const key = 'a b+ü'
+      await kept.put(key, 'one')
+      await kept.put(key, 'second')
+      await kept.delete(key)
+      const versions = await collect(kept.listVersions(''))
+      expect(versions.map((one) => [one.key, one.size, one.isLatest, one.isDeleteMarker])).toEqual([
+        [key, 0, true, true],
+        [key, 6, false, false],
+        [key, 3, false, false],
+      ])
+      const [marker, second, first] = versions.map((one) => one.versionId)
+      expect(await kept.exists(key)).toBe(false)
+      expect(await kept.getText(key, { versionId: first })).toBe('one')
+      expect((await kept.head(key, { versionId: second })).size).toBe(6)
+      await kept.restoreVersion(key, first ?? '')
+      expect(await kept.getText(key)).toBe('one')
+      expect(await collect(kept.listVersions(''))).toHaveLength(4)
+      await kept.delete(key, { versionId: second })
+      await expect(kept.getText(key, { versionId: second })).rejects.toMatchObject({ code: 'S3_OBJECT_NOT_FOUND' })
+      await kept.delete(key, { versionId: marker })
+      expect((await collect(kept.listVersions(''))).map((one) => one.size)).toEqual([3, 3])
+    })
+  })
+
+  describe('sync', () => {
+    let root: string
+    const past = new Date(Date.now() - 3_600_000)
+    const write = async (path: string, text: string, time = past): Promise<void> => {
+      await mkdir(dirname(join(root, path)), { recursive: true })
+      await writeFile(join(root, path), text)
+      await utimes(join(root, path), time, time)
+    }
+    const read = (path: string): Promise<string> => readFile(join(root, path), 'utf8')
+    const did = ({ steps }: S3SyncResult): string[] => steps.map(({ action, path }) => `${action} ${path}`).toSorted()
+
+    beforeEach(async () => {
+      root = await mkdtemp(join(tmpdir(), 's3-sync-'))
+    })
+    afterEach(async () => {
+      await rm(root, { recursive: true, force: true })
+    })
+
+    it('brings a folder up: what is new or changed, and nothing twice', async () => {
+      await write('a.txt', 'a')
+      await write('b/c ü.txt', 'cc')
+      await write('skip.tmp', 'x')
+      await symlink('/etc/hostname', join(root, 'link'))
+      const options = { direction: 'up', folder: root, prefix: 'up', exclude: ['**/*.tmp'] } as const
+      const plan = await s3.sync({ ...options, dryRun: true })
+      expect(did(plan)).toEqual(['upload a.txt', 'upload b/c ü.txt'])
+      expect(await collect(s3.list('up/'))).toEqual([])
+      const seen: string[] = []
+      const first = await s3.sync({
+        ...options,
+        headers: () => ({ contentType: 'text/x' }),
+        onProgress: ({ path }) => seen.push(path),
+      })
+      expect(did(first)).toEqual(did(plan))
+      expect(seen.toSorted()).toEqual(['a.txt', 'b/c ü.txt'])
+      expect(first.refused).toEqual([{ path: 'link', reason: 'a link is not followed' }])
+      expect((await s3.head('up/a.txt')).contentType).toBe('text/x')
+      expect(await s3.sync(options)).toMatchObject({ steps: [], unchanged: 2 })
+
+      await write('a.txt', 'A', new Date(Date.now() + 60_000))
+      await s3.put('up/gone.txt', 'x')
+      await s3.put('up/kept.tmp', 'x')
+      expect(did(await s3.sync({ ...options, delete: true }))).toEqual(['delete gone.txt', 'upload a.txt'])
+      expect((await collect(s3.list('up/'))).map(({ key }) => key)).toEqual(['up/a.txt', 'up/b/c ü.txt', 'up/kept.tmp'])
+      await expect(s3.sync({ ...options, folder: join(root, 'none'), delete: true })).rejects.toMatchObject({
+        code: 'S3_FOLDER_INVALID',
+      })
+      expect(await s3.exists('up/a.txt')).toBe(true)
+    })
+
+    it('brings a prefix down, and deletes what is not there', async () => {
+      await s3.put('down/a.txt', 'a')
+      await s3.put('down/b/c.txt', 'cc')
+      await write('old/gone.txt', 'x')
+      await write('mine.keep', 'x')
+      const options = { direction: 'down', folder: root, prefix: 'down/', delete: true, exclude: ['*.keep'] } as const
+      expect(did(await s3.sync(options))).toEqual(['delete old/gone.txt', 'download a.txt', 'download b/c.txt'])
+      expect([await read('a.txt'), await read('b/c.txt'), await read('mine.keep')]).toEqual(['a', 'cc', 'x'])
+      expect(await s3.sync(options)).toMatchObject({ steps: [], unchanged: 2 })
+      const fresh = join(root, 'made/by/it')
+      expect(did(await s3.sync({ ...options, folder: fresh, include: ['b/**'] }))).toEqual(['download b/c.txt'])
+    })
+
+    it('compares by etag, of parts too', async () => {
+      const small = handler({ partSize: 5 * MIB })
+      const bytes = randomBytes(11 * MIB)
+      await writeFile(join(root, 'large'), bytes)
+      await write('small', 'same size')
+      const options = { direction: 'up', folder: root, prefix: 'etag', compare: 'etag' } as const
+      await small.sync(options)
+      const later = new Date(Date.now() + 60_000)
+      for (const name of ['large', 'small']) await utimes(join(root, name), later, later)
+      expect(await small.sync(options)).toMatchObject({ steps: [], unchanged: 2 })
+      await write('small', 'SAME SIZE')
+      expect(did(await small.sync(options))).toEqual(['upload small'])
+    })
+
+    it('writes nothing through a link, and nothing outside of the folder', async () => {
+      const outside = await mkdtemp(join(tmpdir(), 's3-outside-'))
+      try {
+        await s3.put('links/dir/file', 'x')
+        await symlink(outside, join(root, 'dir'))
+        await expect(s3.sync({ direction: 'down', folder: root, prefix: 'links' })).rejects.toMatchObject({
+          code: 'S3_FOLDER_INVALID',
+        })
+        expect(await readdir(outside)).toEqual([])
+        proxy.fault = ({ url }) =>
+          url.includes('list-type=2')
+            ? {
+                status: 200,
+                code: '',
+                body: `<ListBucketResult><IsTruncated>false</IsTruncated>${['../escaped', '/etc/x', 'a/../../escaped', 'folder/']
+                  .map((key) => `<Contents><Key>${folder}/evil/${key}</Key><Size>1</Size></Contents>`)
+                  .join('')}</ListBucketResult>`,
+              }
+            : undefined
+        const result = await handler({ endpoint: proxy.endpoint }).sync({ direction: 'down', folder: root, prefix: 'evil' })
+        expect(result.steps).toEqual([])
+        expect(result.refused.map(({ path }) => path)).toEqual(['../escaped', '/etc/x', 'a/../../escaped', 'folder/'])
+      } finally {
+        proxy.fault = () => undefined
+        await rm(outside, { recursive: true, force: true })
+      }
+    })
+
+    it('leaves no half file when it fails, and deletes nothing then', async () => {
+      await s3.put('half/large', randomBytes(2 * MIB))
+      await write('gone', 'x')
+      let gets = 0
+      proxy.fault = ({ method, url }) => {
+        if (method !== 'GET' || url.includes('list-type')) return undefined
+        return gets++ === 0 ? { cutAnswerAfter: MIB } : { status: 403, code: 'AccessDenied' }
+      }
+      try {
+        const broken = handler({ endpoint: proxy.endpoint })
+        const options = { direction: 'down', folder: root, prefix: 'half', delete: true } as const
+        await expect(broken.sync(options)).rejects.toMatchObject({ code: 'S3_ACCESS_DENIED' })
+        expect(gets).toBeGreaterThan(1)
+      } finally {
+        proxy.fault = () => undefined
+      }
+      expect(await readdir(root)).toEqual(['gone'])
     })
   })
 

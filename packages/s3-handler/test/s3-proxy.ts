@@ -22,7 +22,12 @@ export type Fault =
   /** Takes the request and never answers; the server hears nothing. */
   | { readonly ignore: true }
   /** Answers itself, with no body where there is no code; the server hears nothing. */
-  | { readonly status: number; readonly code: string; readonly headers?: Readonly<Record<string, string>> }
+  | {
+      readonly status: number
+      readonly code: string
+      readonly headers?: Readonly<Record<string, string>>
+      readonly body?: string
+    }
 
 /** A proxy in front of a real S3 server that breaks what a test tells it to break. */
 export class S3Proxy {
@@ -52,7 +57,9 @@ export class S3Proxy {
           outgoing.writeHead(fault.status, { 'content-type': 'application/xml', ...fault.headers })
           const { code } = fault
           outgoing.end(
-            code === '' ? '' : `<?xml version="1.0"?><Error><Code>${code}</Code><Message>made by the test</Message></Error>`,
+            code === ''
+              ? (fault.body ?? '')
+              : `<?xml version="1.0"?><Error><Code>${code}</Code><Message>made by the test</Message></Error>`,
           )
         })
         return
