@@ -5,7 +5,7 @@ import { type RequestFacts, toAnswerError, toTransportError, unreadableAnswer } 
 import { parseExact, writeExact } from './exact-json.ts'
 import { createRateLimit, type Turn } from './rate-limit.ts'
 import { encodePath } from './secret-path.ts'
-import { HttpTransport } from './transport.ts'
+import type { HttpTransport } from './transport.ts'
 
 /** One request to the API, below `/v1/`. */
 export interface ApiRequest {
@@ -41,6 +41,11 @@ interface LayerAnswer {
   readonly request: { readonly path: string }
 }
 
+interface Loaded {
+  readonly driver: NodeVault
+  readonly transport: HttpTransport
+}
+
 const silent = (): void => undefined
 
 /**
@@ -53,19 +58,13 @@ export class VaultClient {
   readonly #config: VaultConfig
   readonly #logger: Logger
   readonly #turn: Turn
-  readonly #transport: HttpTransport
-  #driver: Promise<NodeVault> | undefined
+  #loaded: Promise<Loaded> | undefined
 
   constructor(config: VaultConfig, logger: Logger) {
     this.address = config.address
     this.#config = config
     this.#logger = logger
     this.#turn = createRateLimit(config.rateLimit)
-    const url = new URL(config.address)
-    this.#transport = new HttpTransport(config.tls, {
-      socketPath: url.protocol === 'unix:' ? decodeURIComponent(url.pathname) : undefined,
-      proxy: config.proxy,
-    })
   }
 
   /** The body of the answer; undefined for an empty one. */
@@ -86,7 +85,7 @@ export class VaultClient {
       ...(facts.namespace === undefined ? {} : { 'X-Vault-Namespace': facts.namespace }),
       ...request.headers,
     }
-    const driver = await this.#load()
+    const { driver } = await this.#load()
     const attempt = (): Promise<unknown> =>
       withDeadline(
         { signal, timeoutMs: this.#config.timeoutMs },
@@ -112,32 +111,41 @@ export class VaultClient {
     )
   }
 
-  close(): Promise<void> {
-    return this.#transport.close()
+  async close(): Promise<void> {
+    // What could not be loaded was told to the call that needed it.
+    const loaded = await this.#loaded?.catch(() => undefined)
+    await loaded?.transport.close()
   }
 
-  /** The driver is loaded with the first request, so that importing this package costs nothing. */
-  #load(): Promise<NodeVault> {
-    return (this.#driver ??= import('node-vault').then(({ default: create }) => {
-      const url = new URL(this.address)
-      const driver = create({
-        endpoint: url.protocol === 'unix:' ? 'http://localhost' : url.href.replace(/\/$/, ''),
-        debug: silent,
-        'request-promise': { defaults: () => (options: LayerOptions) => this.#exchange(options) },
-      })
-      // Where an option is missing the driver takes VAULT_TOKEN, VAULT_NAMESPACE and VAULT_PREFIX from the environment.
-      return Object.assign(driver, { token: '', namespace: '', pathPrefix: '' })
-    }))
+  /** Driver and HTTP are loaded with the first request, so that importing this package costs little. */
+  #load(): Promise<Loaded> {
+    return (this.#loaded ??= Promise.all([import('node-vault'), import('./transport.ts')]).then(
+      ([{ default: create }, { HttpTransport }]) => {
+        const url = new URL(this.address)
+        const isSocket = url.protocol === 'unix:'
+        const transport = new HttpTransport(this.#config.tls, {
+          socketPath: isSocket ? decodeURIComponent(url.pathname) : undefined,
+          proxy: this.#config.proxy,
+        })
+        const driver = create({
+          endpoint: isSocket ? 'http://localhost' : url.href.replace(/\/$/, ''),
+          debug: silent,
+          'request-promise': { defaults: () => (options: LayerOptions) => this.#exchange(transport, options) },
+        })
+        // Where an option is missing the driver takes VAULT_TOKEN, VAULT_NAMESPACE and VAULT_PREFIX from the environment.
+        return { driver: Object.assign(driver, { token: '', namespace: '', pathPrefix: '' }), transport }
+      },
+    ))
   }
 
-  async #exchange(options: LayerOptions): Promise<LayerAnswer> {
+  async #exchange(transport: HttpTransport, options: LayerOptions): Promise<LayerAnswer> {
     const { facts, signal } = options
     const body = options.json === undefined ? undefined : writeExact(options.json)
     const type = options.method === 'PATCH' ? 'application/merge-patch+json' : 'application/json'
     const headers = { ...(body === undefined ? {} : { 'content-type': type }), ...options.headers }
     const send = async (url: URL): ReturnType<HttpTransport['send']> => {
       try {
-        return await this.#transport.send({ method: options.method, url, headers, body, signal })
+        return await transport.send({ method: options.method, url, headers, body, signal })
       } catch (cause) {
         signal.throwIfAborted()
         throw toTransportError(facts, this.address, cause)
