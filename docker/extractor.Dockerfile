@@ -30,6 +30,6 @@ WORKDIR /app
 COPY --from=build /app ./
 # A number, so that Kubernetes can see that it is not root; any other number works too.
 USER 1000
-HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD ["node", "dist/main.js", "--version"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD ["node", "dist/main.js", "health"]
 ENTRYPOINT ["node", "dist/main.js"]
 CMD ["--help"]

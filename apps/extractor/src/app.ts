@@ -7,13 +7,14 @@ import {
   formatCount,
   formatTable,
   openReferences,
+  parseDuration,
 } from '@common-handlers/cli'
 import { type Manifest, manifestKey } from '@common-handlers/dataset'
 import { type VaultConfigInput, VaultHandler } from '@common-handlers/vault-handler'
 import { checkAll, describeChecks } from './check.ts'
 import { type ExtractorConfig, extractorConfigSchema } from './config.ts'
 import { extract } from './extract.ts'
-import { findGarbage, parseDuration, removeGarbage } from './gc.ts'
+import { findGarbage, removeGarbage } from './gc.ts'
 import { describePlan, planRun } from './plan.ts'
 import { openStore, type RunStore } from './store.ts'
 import { version } from './version.ts'
@@ -34,6 +35,7 @@ const withStore =
 
 const run: AppCommand<ExtractorConfig> = {
   name: 'run',
+  repeatable: true,
   summary: 'read the source and commit its rows as one run',
   help: `Reads the source in one snapshot, writes CSV files into <store>/<dataset>/run=<id>/ and, last, _manifest.json, which
 makes the run visible. When anything fails, or on SIGTERM, nothing is visible and what was written is deleted.

@@ -1,4 +1,4 @@
-import { type CallOptions, ConfigError } from '@common-handlers/core'
+import type { CallOptions } from '@common-handlers/core'
 import { listRuns, parseRunKey } from '@common-handlers/dataset'
 import { abandonRun, deleteFiles } from './commit.ts'
 import type { RunStore, UnfinishedUpload } from './store.ts'
@@ -17,16 +17,6 @@ export interface Garbage {
   readonly uploads: readonly UnfinishedUpload[]
   /** Unfinished, but too young to be judged: their extractor may be at work. */
   readonly young: { readonly runs: number; readonly uploads: number }
-}
-
-const DURATION_UNITS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
-
-/** `24h`, `90m`, `7d`, `30s` in milliseconds. @throws ConfigError `EXTRACTOR_USAGE` */
-export function parseDuration(text: string, option: string): number {
-  const [, count = '', unit = ''] = /^(\d+(?:\.\d+)?)\s*([smhd])$/.exec(text.trim()) ?? []
-  const factor = DURATION_UNITS[unit]
-  if (factor !== undefined) return Number(count) * factor
-  throw new ConfigError(`${option} ${text}: expected a time such as 24h, 90m or 7d`, { code: 'EXTRACTOR_USAGE' })
 }
 
 /** Finds runs without a manifest, and uploads without an end, that nobody has touched for so long. */

@@ -1,7 +1,7 @@
 import { listRuns, manifestKey, newRunId, runPrefix } from '@common-handlers/dataset'
 import { MemoryStore } from '@common-handlers/storage'
 import { describe, expect, it } from 'vitest'
-import { findGarbage, parseDuration, removeGarbage } from '../src/gc.ts'
+import { findGarbage, removeGarbage } from '../src/gc.ts'
 import type { RunStore, UnfinishedUpload } from '../src/store.ts'
 
 const dataset = 'audit_log'
@@ -22,15 +22,6 @@ function storeWith(uploads: UnfinishedUpload[]): RunStore & { objects: MemorySto
     },
   }
 }
-
-describe('parseDuration', () => {
-  it('reads seconds, minutes, hours and days', () => {
-    expect(['30s', '90m', '24h', '7d', '1.5h'].map((text) => parseDuration(text, '--older-than'))).toEqual([
-      30_000, 5_400_000, 86_400_000, 604_800_000, 5_400_000,
-    ])
-    expect(() => parseDuration('tomorrow', '--older-than')).toThrow('--older-than tomorrow: expected a time such as 24h')
-  })
-})
 
 describe('gc', () => {
   it('removes old unfinished runs and uploads, and nothing else', async () => {

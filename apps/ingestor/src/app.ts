@@ -17,6 +17,7 @@ const { version } = JSON.parse(readFileSync(new URL('../package.json', import.me
 
 const runCommand: Command = {
   name: 'run',
+  repeatable: true,
   summary: 'load every new run into the table, each exactly once',
   help: `Loads the runs that are not in the table yet, oldest first. A full run takes the place of the whole table; an
 incremental one is merged by its key, or appended when its source has none (key write). Before a run is loaded its files

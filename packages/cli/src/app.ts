@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type ConfigTree,
   ConfigError,
@@ -16,9 +17,10 @@ import {
 import { Command, CommanderError, Option } from 'commander'
 import type { z } from 'zod'
 import { exitCodeHelp, exitCodeOf, exitCodes, Interrupted } from './exit-code.ts'
-import { formatTable } from './format.ts'
+import { formatTable, parseDuration } from './format.ts'
 import { createLogger, type LogLevel, logLevels } from './log.ts'
 import { createProgress, type Progress } from './progress.ts'
+import { askHealth, createTelemetry, type Telemetry } from './telemetry.ts'
 
 /** Where a program writes and what it is given; a test passes its own. */
 export interface Terminal {
@@ -57,6 +59,8 @@ export interface AppCommand<T> {
   /** Shown by `<command> --help`: what it does, what it changes, an example. */
   readonly help?: string
   readonly options?: readonly AppOption[]
+  /** True for a command that `--every` may repeat: one that does nothing when there is nothing to do. */
+  readonly repeatable?: boolean
   /** Returns the exit code; nothing means 0. */
   readonly run: (context: CommandContext<T>) => Promise<number | undefined | void>
 }
@@ -87,6 +91,9 @@ interface GlobalOptions {
   readonly set: readonly string[]
   readonly logLevel?: LogLevel
   readonly json?: boolean
+  readonly every?: string
+  readonly listen?: string
+  readonly pushMetrics?: string
   readonly progress: boolean
 }
 
@@ -101,6 +108,9 @@ export async function runApp<S extends z.ZodType>(app: App<S>, terminal: Termina
     .addOption(new Option('--log-level <level>', 'what to log (default: info)').choices(logLevels))
     .option('--json', 'print results as JSON and log JSON lines, also on a terminal')
     .option('--no-progress', 'draw no progress bar')
+    .option('--every <time>', `do it again and again, waiting so long in between: 15m (or ${app.envPrefix}_EVERY)`)
+    .option('--listen <[host]:port>', `serve /metrics and /healthz meanwhile: :9464 (or ${app.envPrefix}_LISTEN)`)
+    .option('--push-metrics <url>', `tell a Prometheus Pushgateway at the end (or ${app.envPrefix}_PUSH_METRICS)`)
     .addHelpText('after', `\n${app.help}\n\n${exitCodeHelp}`)
     .configureOutput({ writeOut: (text) => terminal.stdout.write(text), writeErr: (text) => terminal.stderr.write(text) })
     .showHelpAfterError('(add --help for what can be given)')
@@ -119,6 +129,7 @@ export async function runApp<S extends z.ZodType>(app: App<S>, terminal: Termina
   }
   for (const command of app.commands) add(command)
   add(explainConfigCommand())
+  addHealth(program, app, terminal, signal, (found) => (code = found))
   try {
     await program.parseAsync([...terminal.argv], { from: 'user' })
     return code
@@ -147,12 +158,24 @@ async function runCommand<S extends z.ZodType>(
   })
   const print: CommandContext<unknown>['print'] = ({ text, json }) =>
     void terminal.stdout.write(`${scrub(human ? text : JSON.stringify(json, jsonValue))}\n`)
-  try {
-    if (command.name === EXPLAIN && options['keys'] === true) {
-      print(listKeys(app))
-      return exitCodes.ok
-    }
+  const given = (option: string | undefined, name: string): string | undefined =>
+    option ?? (terminal.env[`${app.envPrefix}_${name}`] || undefined)
+  const failure = (error: unknown): number => {
+    const code = exitCodeOf(error)
+    if (humanLog) terminal.stderr.write(`${scrub(describeFailure(error))}\n`)
+    else logger.error({ error, exitCode: code }, `${command.name} failed`)
+    return code
+  }
+  const once = async (telemetry: Telemetry | undefined): Promise<number> => {
     await using loaded = await loadAppConfig(app, options, terminal, logger, signal)
+    const drawn = (label: string): Progress =>
+      createProgress({
+        label,
+        terminal: humanLog && options.progress,
+        logger,
+        write: (text) => void terminal.stderr.write(text),
+        columns: () => terminal.stderr.columns ?? 80,
+      })
     const result = await command.run({
       config: loaded.value,
       explain: loaded.explain,
@@ -160,23 +183,46 @@ async function runCommand<S extends z.ZodType>(
       signal,
       options,
       human,
-      progress: (label) =>
-        createProgress({
-          label,
-          terminal: humanLog && options.progress,
-          logger,
-          write: (text) => void terminal.stderr.write(text),
-          columns: () => terminal.stderr.columns ?? 80,
-        }),
+      progress: (label) => telemetry?.observe(drawn(label)) ?? drawn(label),
       print,
     })
     return result ?? exitCodes.ok
+  }
+  try {
+    if (command.name === EXPLAIN && options['keys'] === true) {
+      print(listKeys(app))
+      return exitCodes.ok
+    }
+    const every = command.repeatable === true ? given(options.every, 'EVERY') : options.every
+    if (every !== undefined && command.repeatable !== true) {
+      throw new ConfigError(`--every: ${command.name} is not repeated`, { code: 'CLI_USAGE' })
+    }
+    const everyMs = every === undefined ? undefined : parseDuration(every, '--every')
+    // Only what moves data has something to tell; a check beside it must not take its port.
+    const listen = command.repeatable === true ? given(options.listen, 'LISTEN') : options.listen
+    const push = command.repeatable === true ? given(options.pushMetrics, 'PUSH_METRICS') : options.pushMetrics
+    const telemetry =
+      listen === undefined && push === undefined ? undefined : await createTelemetry(app.name, command.name, logger)
+    await using _listening = listen === undefined ? undefined : await telemetry?.listen(listen)
+    for (;;) {
+      telemetry?.runBegan()
+      const code = await once(telemetry).catch((thrown: unknown) => {
+        const error: unknown = signal.aborted && signal.reason instanceof Interrupted ? signal.reason : thrown
+        return failure(error)
+      })
+      telemetry?.runEnded(code === exitCodes.ok ? 'ok' : signal.aborted ? 'interrupted' : 'failed')
+      if (push !== undefined) await telemetry?.push(push)
+      // What is wrong in the configuration is as wrong the next time.
+      if (everyMs === undefined || code === exitCodes.usage) return code
+      if (signal.aborted) return exitCodeOf(signal.reason)
+      try {
+        await sleep(everyMs, undefined, { signal })
+      } catch {
+        return failure(signal.reason)
+      }
+    }
   } catch (thrown) {
-    const error: unknown = signal.aborted && signal.reason instanceof Interrupted ? signal.reason : thrown
-    const code = exitCodeOf(error)
-    if (humanLog) terminal.stderr.write(`${scrub(describeFailure(error))}\n`)
-    else logger.error({ error, exitCode: code }, `${command.name} failed`)
-    return code
+    return failure(thrown)
   }
 }
 
@@ -230,6 +276,26 @@ function overridesOf(app: App<z.ZodType>, settings: readonly string[]): ConfigTr
     setConfigValue(tree, path, fromText(setting.slice(at + 1), key ?? { type: 'json', path }, '--set'))
   }
   return tree
+}
+
+/** For a health probe in the container of a program that listens: asks it, and ends with 0 or 1. */
+function addHealth(
+  program: Command,
+  app: App<z.ZodType>,
+  terminal: Terminal,
+  signal: AbortSignal,
+  end: (code: number) => void,
+): void {
+  const health = program.command('health').summary('ask the program that listens here whether it is well')
+    .description(`Asks /healthz of the program that was started with --listen on this machine; takes the same --listen, or
+${app.envPrefix}_LISTEN. Ends with 1 when the last run failed or nobody answers; with 0 where nothing listens by choice.`)
+  health.exitOverride().action(async () => {
+    const address = health.optsWithGlobals<GlobalOptions>().listen ?? terminal.env[`${app.envPrefix}_LISTEN`]
+    if (address === undefined || address === '') return
+    const { healthy, text } = await askHealth(address, signal)
+    terminal.stdout.write(`${text}\n`)
+    end(healthy ? exitCodes.ok : exitCodes.failed)
+  })
 }
 
 const EXPLAIN = 'explain-config'

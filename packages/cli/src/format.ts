@@ -1,3 +1,5 @@
+import { ConfigError } from '@common-handlers/core'
+
 /** 1234567 → `1,234,567` */
 export function formatCount(count: number): string {
   return Math.round(count).toLocaleString('en-US')
@@ -35,4 +37,14 @@ export function formatTable(rows: readonly (readonly string[])[]): string {
         .trimEnd(),
     )
     .join('\n')
+}
+
+const DURATION_UNITS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+
+/** `24h`, `90m`, `7d`, `30s` in milliseconds. @throws ConfigError `CLI_USAGE` */
+export function parseDuration(text: string, option: string): number {
+  const [, count = '', unit = ''] = /^(\d+(?:\.\d+)?)\s*([smhd])$/.exec(text.trim()) ?? []
+  const factor = DURATION_UNITS[unit]
+  if (factor !== undefined) return Number(count) * factor
+  throw new ConfigError(`${option} ${text}: expected a time such as 24h, 90m or 7d`, { code: 'CLI_USAGE' })
 }

@@ -8,7 +8,7 @@ export {
   type Terminal,
 } from './app.ts'
 export { exitCodeOf, exitCodes, Interrupted } from './exit-code.ts'
-export { formatBytes, formatCount, formatDuration, formatTable } from './format.ts'
+export { formatBytes, formatCount, formatDuration, formatTable, parseDuration } from './format.ts'
 export { createLogger, type LogLevel, logLevels } from './log.ts'
 export { main } from './main.ts'
 export { openReferences, type ReferenceVault } from './references.ts'

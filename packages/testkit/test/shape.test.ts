@@ -11,7 +11,7 @@ const scope = '@common-handlers/'
 /** Dependencies of each package, siblings by their folder, others by name. Development dependencies are not held here. */
 const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/core': ['yaml'],
-  'packages/cli': ['core', 'commander', 'pino'],
+  'packages/cli': ['core', 'commander', 'pino', 'prom-client'],
   'packages/storage': ['core'],
   'packages/dataset': ['core'],
   'packages/vault-handler': ['core', 'node-vault'],
