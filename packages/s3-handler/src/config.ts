@@ -27,7 +27,7 @@ export interface S3ConfigInput {
   forcePathStyle?: boolean | undefined
   /** Bytes of one part of an upload, 5 MiB to 5 GiB; a body up to this size is one request. Default 8 MiB. */
   partSize?: number | undefined
-  /** Parts sent at the same time. An upload holds `partSize × concurrency` bytes at most. Default 4. */
+  /** Parts sent or ranges read at the same time. A transfer holds `partSize × concurrency` bytes. Default 4. */
   concurrency?: number | undefined
   /** Time for a connection to be made, in milliseconds. Default 5 000. */
   connectTimeoutMs?: number | undefined
@@ -37,8 +37,13 @@ export interface S3ConfigInput {
   stallTimeoutMs?: number | undefined
   /** How often and how long one request is tried. Default 100 tries within 60 s, waits of up to 5 s. */
   retry?: { [K in keyof RetryPolicy]?: RetryPolicy[K] | undefined } | undefined
-  /** `when-required` leaves out checksums that S3-compatible servers may not know. Default `when-required`. */
+  /**
+   * `when-supported` sends a checksum with every upload and verifies whole objects that are read; `when-required` leaves
+   * out what S3-compatible servers may not know. Default `when-required`.
+   */
   checksums?: 'when-required' | 'when-supported' | undefined
+  /** With `when-supported`. Default `crc32`. */
+  checksumAlgorithm?: 'crc32' | 'sha256' | undefined
   /** Where the bytes of a body are part of the signature. Default `http`: TLS protects them elsewhere. */
   signPayload?: 'http' | 'always' | 'never' | undefined
 }
@@ -60,6 +65,7 @@ export interface S3Config {
   readonly stallTimeoutMs: number
   readonly retry: RetryPolicy
   readonly checksums: 'when-required' | 'when-supported'
+  readonly checksumAlgorithm: 'crc32' | 'sha256'
   readonly signPayload: 'http' | 'always' | 'never'
 }
 
@@ -99,7 +105,12 @@ export const s3ConfigSchema: z.ZodType<S3Config, S3ConfigInput> = z
       .max(MAX_PART_SIZE)
       .default(8 * MIB)
       .describe('Bytes of one part of an upload; a body up to this size is one request'),
-    concurrency: z.int().min(1).max(64).default(4).describe('Parts of one upload sent at the same time'),
+    concurrency: z
+      .int()
+      .min(1)
+      .max(64)
+      .default(4)
+      .describe('Parts of one upload sent, or ranges of one download read, at the same time'),
     connectTimeoutMs: milliseconds.default(5_000).describe('Time for a connection to be made, in milliseconds'),
     timeoutMs: milliseconds.default(60_000).describe('Time for one try of one request, in milliseconds'),
     stallTimeoutMs: milliseconds.default(30_000).describe('Longest silence in the middle of a body, in milliseconds'),
@@ -107,7 +118,10 @@ export const s3ConfigSchema: z.ZodType<S3Config, S3ConfigInput> = z
     checksums: z
       .enum(['when-required', 'when-supported'])
       .default('when-required')
-      .describe('when-supported adds a CRC32 to every upload; some S3-compatible servers refuse it'),
+      .describe(
+        'when-supported: a checksum with every upload, whole objects verified when they are read; some servers refuse it',
+      ),
+    checksumAlgorithm: z.enum(['crc32', 'sha256']).default('crc32').describe('Checksum of uploads, with when-supported'),
     signPayload: z
       .enum(['http', 'always', 'never'])
       .default('http')

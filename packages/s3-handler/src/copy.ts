@@ -40,7 +40,8 @@ export async function copyObject(
   options: S3CopyOptions,
   signal: AbortSignal,
 ): Promise<{ readonly etag: string; readonly size: number; readonly source: ObjectDetails }> {
-  const { driver, config } = parts
+  const { driver } = parts
+  const config = parts.config()
   const bucket = from.bucket ?? config.bucket
   const sourceKey = from.bucket === undefined ? parts.fullKey(from.key) : from.key
   const key = parts.fullKey(toKey)
@@ -84,7 +85,8 @@ export async function moveObject(
   options: S3CopyOptions,
   signal: AbortSignal,
 ): Promise<{ readonly etag: string; readonly size: number }> {
-  const { driver, config } = parts
+  const { driver } = parts
+  const config = parts.config()
   const key = parts.fullKey(from)
   const target = parts.fullKey(to)
   if (key === target) throw new ConfigError(`${parts.where(from)} cannot be moved onto itself`, { code: 'S3_OPTIONS_INVALID' })
@@ -127,7 +129,7 @@ async function copyWhole(job: CopyJob): Promise<string> {
   const { parts, key, signal, source, input, options, sourceHeaders } = job
   const { contentType, contentEncoding, contentDisposition, cacheControl, metadata, tags } = options
   // A copy onto itself is refused where it replaces nothing, and some servers take no class or encryption for something.
-  const itself = source.key === key && source.bucket === parts.config.bucket
+  const itself = source.key === key && source.bucket === parts.config().bucket
   const replaced =
     itself || [contentType, contentEncoding, contentDisposition, cacheControl, metadata].some((one) => one !== undefined)
   const { storageClass, encryption } = options
@@ -138,14 +140,15 @@ async function copyWhole(job: CopyJob): Promise<string> {
     ...(tags === undefined ? {} : { 'x-amz-tagging-directive': 'REPLACE' }),
   }
   // The server copies before it answers.
-  const timeoutMs = parts.config.timeoutMs * 10
+  const timeoutMs = parts.config().timeoutMs * 10
   const answer = await parts.try(signal, () => parts.driver.send('CopyObject', input, { signal, headers, timeoutMs }))
   return quoted(answer.CopyObjectResult?.ETag)
 }
 
 async function copyInParts(job: CopyJob): Promise<string> {
   const { parts, key, signal, source, options } = job
-  const { driver, config } = parts
+  const { driver } = parts
+  const config = parts.config()
   const partSize = Math.max(options.partSize ?? DEFAULT_PART_SIZE, Math.ceil(source.size / MAX_PARTS))
   const count = Math.ceil(source.size / partSize)
   const tags = options.tags ?? (await tagsOf(job))
@@ -187,7 +190,7 @@ async function copyPart(
 ): Promise<string> {
   const customerKey = options.encryption?.kind === 'customer' ? options.encryption.key : undefined
   const headers = { ...sourceHeaders, ...customerKeyHeaders(customerKey) }
-  const timeoutMs = parts.config.timeoutMs * 10
+  const timeoutMs = parts.config().timeoutMs * 10
   const answer = await parts.driver.send(
     'UploadPartCopy',
     { ...input, ...range, UploadId: uploadId },

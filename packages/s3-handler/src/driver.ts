@@ -149,7 +149,7 @@ export interface Try {
 }
 
 /** What is going on between a handler and its server. */
-export interface DriverStats {
+export interface S3Stats {
   /** Connections that are open, idle ones included; those of rare requests are not counted. */
   readonly connections: number
   /** Requests under way that have not begun to be answered with a stream. */
@@ -171,7 +171,7 @@ const TRICKLE_BYTES_PER_MS = 8
  * the SDK stays in this file: its answers leave as plain values, its errors as core's.
  */
 export class S3Driver {
-  readonly #config: S3Config
+  #config: S3Config
   readonly #credentials: CredentialCache | undefined
   readonly #given: SigningCredentials | undefined
   readonly #transport: Transport
@@ -187,7 +187,13 @@ export class S3Driver {
     this.#transport = new Transport(config)
   }
 
-  get stats(): DriverStats {
+  /** From the next request on. Endpoint, region and credentials stay. */
+  configure(config: S3Config): void {
+    this.#config = config
+    this.#transport.configure(config)
+  }
+
+  get stats(): S3Stats {
     const { limit, running, slowDowns } = this.#limit
     return { connections: this.#transport.connections, requests: running, requestLimit: limit, slowDowns }
   }
@@ -585,8 +591,13 @@ export class S3Driver {
   /** The credentials of the AWS chain, which the SDK keeps and renews. */
   async #chain(): Promise<SigningCredentials> {
     const { client } = await this.#open()
-    const { accessKeyId, secretAccessKey, sessionToken } = await client.config.credentials()
-    return { accessKeyId, secretAccessKey, ...(sessionToken === undefined ? {} : { sessionToken }) }
+    const { accessKeyId, secretAccessKey, sessionToken, expiration } = await client.config.credentials()
+    return {
+      accessKeyId,
+      secretAccessKey,
+      ...(sessionToken === undefined ? {} : { sessionToken }),
+      ...(expiration === undefined ? {} : { expiration }),
+    }
   }
 
   async #once<T>(action: string, key: string | undefined, options: Try, send: (signal: AbortSignal) => Promise<T>): Promise<T> {

@@ -4,6 +4,7 @@ import {
   ConfigError,
   ConflictError,
   ConnectionError,
+  DataError,
   HandlerError,
   type HandlerErrorOptions,
   NotFoundError,
@@ -326,6 +327,18 @@ export function bodyStalled(request: S3Request, stallTimeoutMs: number): Operati
     code: 'S3_STALLED',
     retry: 'if-idempotent',
     context: { ...request, stallTimeoutMs },
+  })
+}
+
+/** The bytes that came are not those that were stored. */
+export function bodyCorrupt(
+  request: S3Request,
+  expected: { readonly algorithm: string; readonly value: string },
+  found: { readonly value: string },
+): DataError {
+  return new DataError(`the bytes of ${place(request)} do not have the ${expected.algorithm} that they were stored with`, {
+    code: 'S3_BODY_CORRUPT',
+    context: { ...request, algorithm: expected.algorithm, expected: expected.value, found: found.value },
   })
 }
 

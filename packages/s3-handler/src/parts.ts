@@ -4,7 +4,8 @@ import type { S3Driver } from './driver.ts'
 
 /** What the subjects that S3Handler is made of need from it. */
 export interface S3Parts {
-  readonly config: S3Config
+  /** As it is now: a probe of the server may change it. */
+  config(): S3Config
   readonly driver: S3Driver
   /** Runs a call under its signal and time-out; `close()` waits for it. The action is named when it takes too long. */
   run<T>(options: CallOptions, action: string, work: (signal: AbortSignal) => Promise<T>): Promise<T>

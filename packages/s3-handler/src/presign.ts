@@ -72,9 +72,9 @@ async function presign(
   headers: Readonly<Record<string, string>>,
   options: S3PresignOptions,
 ): Promise<S3Presigned> {
-  const { protocol, host, path } = driver.address(config.bucket, fullKey(key))
+  const { protocol, host, path } = driver.address(config().bucket, fullKey(key))
   const credentials = await driver.credentials()
-  const { date, seconds, expiresAt, scope, signer } = begin(config.region, credentials, options)
+  const { date, seconds, expiresAt, scope, signer } = begin(config().region, credentials, options)
   const signed: Record<string, string> = { ...headers, host }
   const names = Object.keys(signed).toSorted()
   const query = encodeQuery({
@@ -99,7 +99,7 @@ export async function presignPost(
   key: string,
   options: S3PresignPostOptions,
 ): Promise<S3PresignedPost> {
-  const { bucket, region } = config
+  const { bucket, region } = config()
   const full = fullKey(key)
   const { protocol, host, path } = driver.address(bucket)
   const credentials = await driver.credentials()

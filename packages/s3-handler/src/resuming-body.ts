@@ -1,7 +1,8 @@
 import { Readable } from 'node:stream'
 import { HandlerError, retry, type RetryOptions } from '@common-handlers/core'
+import { RunningChecksum } from './checksum.ts'
 import type { OpenedBody } from './driver.ts'
-import { bodyCut, bodyStalled, objectChanged, type S3Request, toS3Error } from './errors.ts'
+import { bodyCorrupt, bodyCut, bodyStalled, objectChanged, type S3Request, toS3Error } from './errors.ts'
 
 export interface ResumingBodyOptions {
   readonly request: S3Request
@@ -13,6 +14,8 @@ export interface ResumingBodyOptions {
   readonly stallTimeoutMs: number
   /** Destroys the stream when it is aborted. */
   readonly signal: AbortSignal
+  /** The body is the whole object: it is compared with the checksum that the server has of it, if it gave one. */
+  readonly verify: boolean
 }
 
 /**
@@ -24,6 +27,8 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
   const begin = first.offset
   const end = first.offset + first.length
   let offset = begin
+  const expected = options.verify ? first.checksum : undefined
+  const running = expected === undefined ? undefined : new RunningChecksum(expected.algorithm)
   let source: Readable | undefined = first.body
   let opened: OpenedBody | undefined = first
   let wanted = Promise.withResolvers<void>()
@@ -70,6 +75,7 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
       source = body
       body.on('data', (chunk: Buffer) => {
         offset += chunk.length
+        running?.update(chunk)
         if (out.push(chunk)) {
           watch()
         } else {
@@ -106,6 +112,9 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
       if (out.destroyed) return
       if (offset === end) break
     }
+    const found = running?.value()
+    if (expected !== undefined && found !== undefined && found.value !== expected.value)
+      throw bodyCorrupt(request, expected, found)
     out.push(null)
   }
 

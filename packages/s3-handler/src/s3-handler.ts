@@ -1,3 +1,4 @@
+import type { FileHandle } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
 import {
   type CallOptions,
@@ -21,10 +22,29 @@ import { conditionalPut, type Condition } from './conditional.ts'
 import { parseConfig, type S3Config, type S3ConfigInput } from './config.ts'
 import { CredentialCache, type S3CredentialProvider } from './credentials.ts'
 import { copyObject, moveObject, type S3CopyOptions, type S3CopySource } from './copy.ts'
-import { type FailedDelete, type ObjectDetails, type ReadFrom, S3Driver } from './driver.ts'
+import { probeDialect, type S3Dialect } from './dialect.ts'
+import { type FailedDelete, type ObjectDetails, type ReadFrom, S3Driver, type S3Stats } from './driver.ts'
+import {
+  type DownloadContext,
+  downloadStream,
+  downloadToHandle,
+  downloadToPath,
+  rangesOf,
+  type S3DownloadOptions,
+} from './download.ts'
 import { assertKey, type S3Request } from './errors.ts'
 import type { ObjectHeaders } from './object-headers.ts'
 import type { S3Parts } from './parts.ts'
+import {
+  presignGet,
+  presignPost,
+  presignPut,
+  type S3Presigned,
+  type S3PresignedPost,
+  type S3PresignGetOptions,
+  type S3PresignPostOptions,
+  type S3PresignPutOptions,
+} from './presign.ts'
 import {
   asJson,
   assertDelimiter,
@@ -40,8 +60,9 @@ import {
   validated,
 } from './reading.ts'
 import { resumingBody } from './resuming-body.ts'
+import { type S3SyncOptions, type S3SyncResult, syncFolder } from './sync.ts'
 import { readTags, writeTags } from './tagging.ts'
-import { uploadBytes, type UploadContext, uploadStream } from './upload.ts'
+import { isFile, type ResumeOptions, type S3File, uploadBytes, type UploadContext, uploadFile, uploadStream } from './upload.ts'
 import { getVersioning, listVersions, type S3ObjectVersion, type S3Versioning, setVersioning } from './versions.ts'
 
 /** Everything that {@link S3Handler} takes. Only `bucket` is needed where the AWS chain finds credentials. */
@@ -100,7 +121,8 @@ export interface S3GetOptions extends CallOptions, ReadFrom {
   readonly decompress?: 'auto' | false | undefined
 }
 
-export type S3Body = Uint8Array | string | AsyncIterable<Uint8Array>
+/** Bytes, a text, a stream of any length, or a file: `{ path }` or an open FileHandle. */
+export type S3Body = Uint8Array | string | AsyncIterable<Uint8Array> | S3File
 
 /** A multipart upload that was neither completed nor aborted. Its parts are paid for and seen by no list. */
 export interface S3UnfinishedUpload {
@@ -138,12 +160,14 @@ const PROBE_KEY = '_check/probe'
  * ```
  */
 export class S3Handler implements AsyncDisposable {
-  readonly #config: S3Config
+  #config: S3Config
   readonly #driver: S3Driver
   readonly #logger: Logger
   readonly #lifecycle: Lifecycle
   readonly #parts: S3Parts
+  readonly #credentials: CredentialCache | undefined
   #bucketSeen = false
+  #deletesMany = true
 
   /** Where the objects are: `s3://bucket/prefix`, no slash at the end. */
   readonly url: string
@@ -154,12 +178,13 @@ export class S3Handler implements AsyncDisposable {
     this.#config = parseConfig(config)
     const warn = (error: unknown): void =>
       logger.warn({ error }, 'the credential provider failed; the credentials before still hold')
-    this.#driver = new S3Driver(this.#config, credentials === undefined ? undefined : new CredentialCache(credentials, warn))
+    this.#credentials = credentials === undefined ? undefined : new CredentialCache(credentials, warn)
+    this.#driver = new S3Driver(this.#config, this.#credentials)
     this.#logger = logger
     this.#lifecycle = new Lifecycle('S3Handler', 'S3', async () => this.#driver.destroy())
     this.url = `s3://${this.#config.bucket}${this.#config.prefix === '' ? '' : `/${this.#config.prefix}`}`
     this.#parts = {
-      config: this.#config,
+      config: () => this.#config,
       driver: this.#driver,
       run: (callOptions, action, work) => this.#run(callOptions, action, work),
       try: (signal, work) => this.#try(signal, work),
@@ -178,6 +203,39 @@ export class S3Handler implements AsyncDisposable {
    */
   async get(key: string, options: S3GetOptions = {}): Promise<Readable> {
     return (await this.#getBody(key, options)).body
+  }
+
+  /**
+   * Reads an object to a file, several ranges side by side, each of which goes on at its next byte when its connection
+   * breaks. A path gets the object whole or not at all; of a FileHandle the contents are replaced.
+   * @throws as {@link get}; DataError `S3_BODY_CORRUPT`
+   */
+  async download(key: string, to: string | FileHandle, options: S3DownloadOptions = {}): Promise<S3WrittenObject> {
+    return this.#run(options, `downloading ${this.#where(key)}`, async (signal) => {
+      const context = await this.#downloadContext(key, options, signal)
+      await (typeof to === 'string' ? downloadToPath(context, to) : downloadToHandle(context, to))
+      return { etag: context.etag, size: context.size }
+    })
+  }
+
+  /** As {@link download}, as a stream in order: for one reader that is faster than one connection. As {@link get} otherwise. */
+  async downloadStream(key: string, options: S3DownloadOptions = {}): Promise<Readable> {
+    return this.#lifecycle.run(options.signal, async (signal) => {
+      const context = await withDeadline(
+        { signal, timeoutMs: options.timeoutMs },
+        { prefix: 'S3', action: `opening ${this.#where(key)}` },
+        (deadline) => this.#downloadContext(key, options, deadline.signal),
+      )
+      const release = this.#lifecycle.hold()
+      const body = downloadStream({ ...context, signal, retry: this.#retry(signal) })
+      body.once('close', release)
+      return body
+    })
+  }
+
+  /** What is going on between this handler and its server. */
+  stats(): S3Stats {
+    return this.#driver.stats
   }
 
   /** The bytes whole, with the etag they had. @throws as {@link get} */
@@ -286,9 +344,12 @@ export class S3Handler implements AsyncDisposable {
    * which a failed one is sent again alone. A write that fails or is aborted leaves nothing.
    * @throws CapacityError `S3_TOO_MANY_PARTS` above 10 000 parts
    */
-  async put(key: string, body: S3Body, options: S3PutOptions = {}): Promise<S3WrittenObject> {
-    return this.#run(options, `writing ${this.#where(key)}`, (signal) => {
+  async put(key: string, body: S3Body, options: S3PutOptions & ResumeOptions = {}): Promise<S3WrittenObject> {
+    return this.#run(options, `writing ${this.#where(key)}`, async (signal) => {
       const context = this.#uploadContext(signal)
+      if (isFile(body)) return uploadFile(context, this.#fullKey(key), body, options)
+      if (options.resume !== undefined || options.onToken !== undefined)
+        throw new ConfigError('only the upload of a file can be resumed', { code: 'S3_OPTIONS_INVALID' })
       if (typeof body === 'string') return uploadBytes(context, this.#fullKey(key), Buffer.from(body), options)
       if (body instanceof Uint8Array) return uploadBytes(context, this.#fullKey(key), body, options)
       return uploadStream(context, this.#fullKey(key), body, options)
@@ -338,7 +399,7 @@ export class S3Handler implements AsyncDisposable {
       }
       let batch: string[] = []
       for await (const key of keys) {
-        if (UNFIT_FOR_XML.test(key)) {
+        if (!this.#deletesMany || UNFIT_FOR_XML.test(key)) {
           await this.delete(key, { signal })
           asked += 1
           continue
@@ -420,6 +481,18 @@ export class S3Handler implements AsyncDisposable {
     )
   }
 
+  /**
+   * Makes a prefix like a folder of this machine, or the folder like the prefix: transfers what is missing, has another
+   * size or is newer at the source. No half file or object is ever seen, links are not followed, and no key leads out of
+   * the folder. A failure ends it; run it again for the rest.
+   * @throws ConfigError `S3_FOLDER_INVALID`
+   */
+  async sync(options: S3SyncOptions): Promise<S3SyncResult> {
+    return this.#run(options, `syncing ${options.folder} with ${this.#where(options.prefix)}`, (signal) =>
+      syncFolder(this, this.#config.partSize, options, signal),
+    )
+  }
+
   /** @throws RemoteError `S3_NOT_SUPPORTED` where the server has no tags */
   async getTags(
     key: string,
@@ -441,6 +514,27 @@ export class S3Handler implements AsyncDisposable {
     await this.#run(options, `tagging ${this.#where(key)}`, (signal) =>
       writeTags(this.#parts, this.#fullKey(key), tags, { versionId, signal }),
     )
+  }
+
+  /**
+   * An address by which anybody may read the object, until it expires. Nothing is asked of the server: it says at the
+   * reading whether there is such an object and whether these credentials may read it.
+   */
+  async presignGet(key: string, options: S3PresignGetOptions = {}): Promise<S3Presigned> {
+    return this.#run(options, `presigning ${this.#where(key)}`, () => presignGet(this.#parts, key, options))
+  }
+
+  /** An address by which anybody may write the object in one request of up to 5 GiB, with the headers given back. */
+  async presignPut(key: string, options: S3PresignPutOptions = {}): Promise<S3Presigned> {
+    return this.#run(options, `presigning ${this.#where(key)}`, () => presignPut(this.#parts, key, options))
+  }
+
+  /**
+   * A form by which a browser may write the object, within what the options say of its size and headers. A key that ends
+   * with a slash leaves the name behind it to the sender.
+   */
+  async presignPost(key: string, options: S3PresignPostOptions = {}): Promise<S3PresignedPost> {
+    return this.#run(options, `presigning ${this.#where(key)}`, () => presignPost(this.#parts, key, options))
   }
 
   /** All versions and delete markers below the prefix, the newest of a key first. `timeoutMs` is for each page. */
@@ -514,6 +608,24 @@ export class S3Handler implements AsyncDisposable {
     })
   }
 
+  /**
+   * Finds what the server can do, by trying it on small objects under `_dialect/`, which it takes away again. The handler
+   * then does without what the server lacks: see `changed` and `deleteObjects`.
+   */
+  async dialect(options: CallOptions = {}): Promise<S3Dialect> {
+    return this.#run(options, `probing ${this.url}`, async (signal) => {
+      const found = await probeDialect(
+        this.#parts,
+        (changed) => new S3Driver({ ...this.#config, ...changed }, this.#credentials),
+        signal,
+      )
+      this.#config = { ...this.#config, ...found.changed }
+      this.#driver.configure(this.#config)
+      this.#deletesMany = found.deleteObjects
+      return found
+    })
+  }
+
   /** Lets no new call in, waits for those under way (aborting them after the grace), closes connections. Twice is once. */
   close(options: CloseOptions = {}): Promise<void> {
     return this.#lifecycle.close(options)
@@ -552,6 +664,7 @@ export class S3Handler implements AsyncDisposable {
         retry: this.#retry(signal),
         stallTimeoutMs: this.#config.stallTimeoutMs,
         signal,
+        verify: start === undefined && end === undefined,
       })
       body.once('close', release)
       if (decompress === false) return { body, etag: first.etag }
@@ -616,12 +729,34 @@ export class S3Handler implements AsyncDisposable {
     throw error
   }
 
+  async #downloadContext(key: string, options: S3DownloadOptions, signal: AbortSignal): Promise<DownloadContext> {
+    const { partSize, concurrency, bucket, endpoint } = this.#config
+    const { versionId, customerKey, memoryBytes } = options
+    const fullKey = this.#fullKey(key)
+    const { size, etag, checksum } = await this.#try(signal, () =>
+      this.#driver.headObject(fullKey, { versionId, customerKey, signal }),
+    ).catch((error: unknown) => this.#explainHead(error, key, { versionId, customerKey, signal }))
+    return {
+      driver: this.#driver,
+      request: { action: 'GetObject', bucket, key: fullKey, endpoint },
+      key: fullKey,
+      from: { versionId, customerKey },
+      size,
+      etag,
+      checksum,
+      ...rangesOf(partSize, concurrency, memoryBytes),
+      retry: this.#retry(signal),
+      signal,
+    }
+  }
+
   #uploadContext(signal: AbortSignal): UploadContext {
-    const { partSize, concurrency } = this.#config
+    const { partSize, concurrency, checksums, checksumAlgorithm } = this.#config
     return {
       driver: this.#driver,
       partSize,
       concurrency,
+      checksum: checksums === 'when-required' ? undefined : checksumAlgorithm,
       retry: this.#retry(signal),
       signal,
       onLeftover: ({ key, uploadId, error }) =>

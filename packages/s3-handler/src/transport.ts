@@ -28,11 +28,10 @@ export function endpointOf({ endpoint, region }: S3Config): string {
  * middleware. Signed here, sent over {@link Wire}. Errors have the shape of the SDK's, which errors.ts maps.
  */
 export class Transport {
-  readonly #config: S3Config
+  #config: S3Config
   readonly #endpoint: URL
   readonly #base: string
   readonly #signer: RequestSigner
-  readonly #signsBodies: boolean
   /** One for each host: with `bucket.host`, a request to another bucket goes to another one. */
   readonly #wires = new Map<string, Wire>()
 
@@ -41,8 +40,16 @@ export class Transport {
     this.#endpoint = new URL(endpointOf(config))
     this.#base = this.#endpoint.pathname.replace(/\/+$/, '')
     this.#signer = new RequestSigner(config.region, 's3')
-    const { signPayload } = config
-    this.#signsBodies = signPayload === 'always' || (signPayload === 'http' && this.#endpoint.protocol === 'http:')
+  }
+
+  /** From the next request on. The endpoint and the region stay. */
+  configure(config: S3Config): void {
+    this.#config = config
+  }
+
+  get #signsBodies(): boolean {
+    const { signPayload } = this.#config
+    return signPayload === 'always' || (signPayload === 'http' && this.#endpoint.protocol === 'http:')
   }
 
   get connections(): number {

