@@ -1,6 +1,5 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { openbaoBinary } from '../provision/artifacts.ts'
 import { openbaoAdmin, type OpenBaoServer } from './openbao.ts'
 import { onFreePorts } from './ports.ts'
@@ -68,10 +67,7 @@ export async function startDurableOpenBao(options: DurableOpenBaoOptions = {}): 
         },
       })
       const server: OpenBaoServer = { kind: 'openbao', address, rootToken, unsealKey, ...control }
-      const admin = openbaoAdmin(server)
-      await admin.mount('secret', 'kv', { version: '2' })
-      // It refuses everything with 400 until it has set itself up, a moment later.
-      while ((await admin.request('LIST', 'secret/metadata')).status === 400) await sleep(20)
+      await openbaoAdmin(server).mount('secret', 'kv', { version: '2' })
       return { ...server, tlsAddress: `https://127.0.0.1:${tlsPort}` }
     }),
   )

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { openbaoBinary } from '../provision/artifacts.ts'
 import type { OpenBaoAddress } from './addresses.ts'
 import { startContainer } from './container.ts'
@@ -133,6 +134,9 @@ export function openbaoAdmin(server: OpenBaoAddress): OpenBaoAdmin {
     },
     async mount(path, type, options = {}) {
       await must('POST', `sys/mounts/${path}`, { type, options })
+      if (type !== 'kv' || options['version'] !== '2') return
+      // It refuses everything with 400 until it has set itself up, a moment later.
+      while ((await request('LIST', `${path}/metadata`)).status === 400) await sleep(20)
     },
     async writePolicy(name, hcl) {
       await must('PUT', `sys/policies/acl/${name}`, { policy: hcl })
