@@ -16,6 +16,7 @@ export type {
   TrinoAddress,
   VersitygwAddress,
 } from './servers/addresses.ts'
+export { rcloneBinary, s5cmdBinary } from './provision/artifacts.ts'
 export { runWithHvac, runWithPyIceberg } from './provision/python.ts'
 export { givenAddress } from './servers/given.ts'
 export { startDurableOpenBao } from './servers/durable-openbao.ts'
