@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect, promisify } from 'node:util'
 import { scrub } from '@common-handlers/core'
 import {
@@ -126,11 +127,12 @@ describeWith(['openbao', 'postgres'], 'a lease', ({ openbao, postgres }) => {
     // Nine seconds of leases of three: renewed every 1.5 to 2 s until one renewal shows the end.
     expect(words.filter((word) => word === 'renewed').length).toBeGreaterThanOrEqual(2)
     expect(words.slice(words.indexOf('rotated'))).toEqual(['rotated'])
+    expect(words).not.toContain('lost')
     expect(proxy.count('PUT /v1/sys/leases/renew')).toBeLessThanOrEqual(6)
     expect(proxy.count(`GET /v1/${path}`)).toBe(2)
   })
 
-  it.concurrent('that nobody acquired stays for its grace when it was replaced', async () => {
+  it.concurrent('that was replaced stays for its grace, and for as long as somebody has acquired it', async () => {
     const path = await engine.role({ default_ttl: '1h' })
     await using vault = handler()
     await using lease = await vault.lease(path, { graceMs: 500 })
@@ -142,6 +144,14 @@ describeWith(['openbao', 'postgres'], 'a lease', ({ openbao, postgres }) => {
     expect(await engine.leases(path)).toBe(2)
     await until(async () => (await engine.leases(path)) === 1)
     expect((await admin.request('PUT', 'sys/leases/lookup', { lease_id: lease.leaseId })).status).toBe(200)
+    // Somebody who acquired it is waited for, past the grace.
+    const held = await lease.acquire()
+    await engine.changeRole(path, { default_ttl: '20m' })
+    await lease.renew()
+    await sleep(1_000)
+    expect(await engine.leases(path)).toBe(2)
+    held.release()
+    await until(async () => (await engine.leases(path)) === 1)
   })
 
   it.concurrent('whose renewals fail for its whole life is tried for as often as the back-off allows, and replaced once', async () => {
