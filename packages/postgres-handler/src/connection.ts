@@ -1,4 +1,4 @@
-import { ConflictError, DataError } from '@common-handlers/core'
+import { ConfigError, ConflictError, DataError } from '@common-handlers/core'
 import { type BoundStatement, StatementBatch, toField } from './batch.ts'
 import { type CopyBlock, CopyReader, type CopyReaderOptions } from './copy-reader.ts'
 import { DescribeStatement } from './describe-statement.ts'
@@ -7,12 +7,24 @@ import { type Circumstances, toHandlerError } from './errors.ts'
 import type { Exchange } from './exchange.ts'
 import type { Loan } from './pool.ts'
 import type { RawResult, ResultField, RowFormat } from './rows.ts'
+import { asSetLocal, type ServerTimeouts, type TransactionSettings } from './settings.ts'
 import { bindValues } from './values.ts'
 
 /** How long the server gets to end a cancelled statement before its connection is cut. */
 const CANCEL_LIMIT_MS = 5_000
 /** A cancel request that reaches the server before the statement does is lost, so it is sent again. */
 const CANCEL_AGAIN_MS = 100
+/** How long the work of a transaction gets to end by itself after it was told to. */
+const UNWIND_MS = 1_000
+
+const unbound = (text: string): BoundStatement => ({ text, values: [] })
+
+/** A notification as pg gives it. */
+interface Notification {
+  readonly channel: string
+  readonly payload?: string | undefined
+  readonly processId: number
+}
 
 /** What an error says about the statement that failed, and how it is told of an abort. */
 interface Attended {
@@ -29,15 +41,18 @@ interface Attended {
 export class Connection {
   readonly #client: DriverClient
   readonly #giveBack: () => void
+  readonly #settings: TransactionSettings | undefined
   #last: Promise<void> = Promise.resolve()
   #copying = false
   #inTransaction = false
   #released = false
   #numbers = 0
 
-  constructor(loan: Loan) {
+  /** `settings` are given in each transaction where the server's session is not ours. */
+  constructor(loan: Loan, settings?: TransactionSettings) {
     this.#client = loan.client
     this.#giveBack = () => loan.release()
+    this.#settings = settings
   }
 
   /** `15.13 (Debian 15.13-0+deb12u1)` */
@@ -54,6 +69,30 @@ export class Connection {
     return this.#inTransaction
   }
 
+  /** @throws ConfigError `POSTGRES_NEEDS_SESSION` behind a pooler that lends a server for one transaction */
+  needSession(what: string): void {
+    if (this.#settings === undefined) return
+    throw new ConfigError(`${what} needs a session of its own: connect to the server itself, not with poolerMode transaction`, {
+      code: 'POSTGRES_NEEDS_SESSION',
+    })
+  }
+
+  /** Calls back for each notification, until what it returns is called. */
+  onNotification(listener: (notification: Notification) => void): () => void {
+    this.#client.on('notification', listener)
+    return () => this.#client.off('notification', listener)
+  }
+
+  /** Calls back when the connection has ended, unless what it returns was called before. */
+  onEnd(listener: () => void): () => void {
+    return this.#client.onEnd(listener)
+  }
+
+  /** Cuts the connection, for nobody can say what state it is in. */
+  destroy(): void {
+    this.#client.destroy()
+  }
+
   /** A number that no other caller on this connection gets, for the names of portals and savepoints. */
   nextNumber(): number {
     return ++this.#numbers
@@ -61,8 +100,7 @@ export class Connection {
 
   /** One statement with bound values; rows as arrays. */
   async query(text: string, values: readonly unknown[], signal: AbortSignal | undefined, phase?: 'commit'): Promise<RawResult> {
-    const batch = new StatementBatch([{ text, values: bindValues(values) }], { as: 'arrays' })
-    const [result] = await this.exchange(batch, signal, phase)
+    const [result] = await this.batch([{ text, values: bindValues(values) }], { as: 'arrays' }, signal, phase)
     return result as RawResult
   }
 
@@ -71,13 +109,15 @@ export class Connection {
     statements: readonly BoundStatement[],
     format: RowFormat,
     signal: AbortSignal | undefined,
+    phase?: 'commit',
   ): Promise<RawResult<unknown>[]> {
-    return this.exchange(new StatementBatch(statements, format), signal)
+    const leading = this.#settings === undefined || this.#inTransaction || phase === 'commit' ? [] : [unbound(this.#settings.beforeStatement)]
+    return this.exchange(new StatementBatch([...leading, ...statements], format, leading.length), signal, phase)
   }
 
   /** Any number of statements, one after the other, in one implicit transaction unless they say otherwise. */
   async script(text: string, signal: AbortSignal | undefined): Promise<void> {
-    await this.#attend({ statement: text }, signal, () => this.#client.runScript(text))
+    await this.settled(signal, () => this.#attend({ statement: text }, signal, () => this.#client.runScript(text)))
   }
 
   /** The columns a statement would return, without running it; none for one that returns nothing. */
@@ -96,6 +136,25 @@ export class Connection {
 
   /** COPY … TO STDOUT in blocks of whole rows. Leaving the loop, or an abort, cancels it on the server. */
   async *copyOut(
+    text: string,
+    signal: AbortSignal | undefined,
+    options: CopyReaderOptions | undefined,
+  ): AsyncGenerator<CopyBlock, void, undefined> {
+    if (this.#settings === undefined || this.#inTransaction) {
+      yield* this.#copyOut(text, signal, options)
+      return
+    }
+    await this.begin('BEGIN', signal)
+    let whole = false
+    try {
+      yield* this.#copyOut(text, signal, options)
+      whole = true
+    } finally {
+      await (whole ? this.commit(signal) : this.rollback())
+    }
+  }
+
+  async *#copyOut(
     text: string,
     signal: AbortSignal | undefined,
     options: CopyReaderOptions | undefined,
@@ -129,11 +188,16 @@ export class Connection {
   }
 
   /** Runs work between BEGIN and COMMIT; an error, or an abort, rolls back. */
-  async transaction<T>(begin: string, signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
-    await this.begin(begin, signal)
+  async transaction<T>(
+    begin: string,
+    signal: AbortSignal | undefined,
+    work: () => Promise<T>,
+    limits?: ServerTimeouts,
+  ): Promise<T> {
+    await this.begin(begin, signal, limits)
     let result: T
     try {
-      result = await work()
+      result = await this.#unlessAbandoned(work(), signal)
       signal?.throwIfAborted()
     } catch (error) {
       await this.rollback()
@@ -148,15 +212,51 @@ export class Connection {
     return this.#inTransaction ? work() : this.transaction('BEGIN', signal, work)
   }
 
-  async begin(begin: string, signal: AbortSignal | undefined): Promise<void> {
-    await this.query(begin, [], signal)
+  /** Runs work with the settings of this connection, in a transaction of its own where a session cannot hold them. */
+  settled<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+    return this.#settings === undefined ? work() : this.atomically(signal, work)
+  }
+
+  async begin(begin: string, signal: AbortSignal | undefined, limits: ServerTimeouts = {}): Promise<void> {
+    const statements = [begin, ...(this.#settings?.inTransaction ?? []), ...asSetLocal(limits)]
+    await this.exchange(new StatementBatch(statements.map(unbound), { as: 'arrays' }), signal)
     this.#inTransaction = true
   }
 
   /** A rollback that fails leaves a connection that is not reusable, and the loss of it rolls back too. */
   async rollback(): Promise<void> {
-    await this.query('ROLLBACK', [], undefined).catch(() => undefined)
+    if (this.#client.usable) await this.query('ROLLBACK', [], undefined).catch(() => undefined)
     this.#inTransaction = false
+  }
+
+  /**
+   * What the work comes to. Work that goes on though its signal was aborted is left alone after a moment, with a
+   * connection that has ended: nobody is to wait for it for ever.
+   */
+  async #unlessAbandoned<T>(working: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+    if (signal === undefined) return await working
+    const abandoned = Promise.withResolvers<never>()
+    abandoned.promise.catch(() => undefined)
+    let timer: NodeJS.Timeout | undefined
+    let ended = false
+    const abort = async (): Promise<void> => {
+      await this.#client.idle()
+      if (ended) return
+      timer = setTimeout(() => {
+        this.#client.destroy()
+        abandoned.reject(signal.reason)
+      }, UNWIND_MS)
+    }
+    const listener = (): void => void abort()
+    signal.addEventListener('abort', listener, { once: true })
+    if (signal.aborted) listener()
+    try {
+      return await Promise.race([working, abandoned.promise])
+    } finally {
+      ended = true
+      clearTimeout(timer)
+      signal.removeEventListener('abort', listener)
+    }
   }
 
   /** @throws ConflictError `POSTGRES_TRANSACTION_FAILED` */
@@ -221,7 +321,9 @@ export class Connection {
       return await start()
     } catch (error) {
       signal?.throwIfAborted()
-      throw toHandlerError(error, this.#circumstances(attended, phase))
+      // In a transaction the server's last words may have come between two statements: it stood idle for too long.
+      const told = this.#inTransaction && !this.#client.usable ? (this.#client.failure ?? error) : error
+      throw toHandlerError(told, this.#circumstances(attended, phase))
     } finally {
       signal?.removeEventListener('abort', abort)
       // The error comes before ReadyForQuery; only then is the server idle.

@@ -3,6 +3,7 @@ import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 import type { PostgresConfig } from './config.ts'
 import type { RowMessage } from './exchange.ts'
+import { asStartupOptions } from './settings.ts'
 import { lendingSocket } from './socket.ts'
 
 // The one file that knows pg. What it uses beyond pg's documentation is declared here and held by the tests on a real
@@ -53,22 +54,6 @@ export interface Submittable {
   handleCopyData(message: unknown): void
 }
 
-/** Everything that decides how a value is written as text, and the time limit. */
-function sessionOptions(config: PostgresConfig): string {
-  const settings = {
-    TimeZone: 'UTC',
-    DateStyle: 'ISO,MDY',
-    IntervalStyle: 'postgres',
-    extra_float_digits: '1',
-    bytea_output: 'hex',
-    standard_conforming_strings: 'on',
-    ...(config.statementTimeoutMs === 0 ? {} : { statement_timeout: String(config.statementTimeoutMs) }),
-  }
-  return Object.entries(settings)
-    .map(([name, value]) => `-c ${name}=${value}`)
-    .join(' ')
-}
-
 /** How long a peer gets to answer the goodbye. */
 const GOODBYE_MS = 2_000
 
@@ -88,9 +73,12 @@ export class DriverClient extends pg.Client {
   constructor(config: pg.ClientConfig, place: ConnectionPlace) {
     super(config)
     this.place = place
-    // pg reads PGBINARY and PGREPLICATION from the environment, which would turn results into bytes.
+    // pg reads PGBINARY and PGREPLICATION from the environment, which would turn results into bytes, and PGOPTIONS.
     Object.assign(this, { binary: false })
-    Object.assign((this as unknown as { readonly connectionParameters: object }).connectionParameters, { replication: undefined })
+    Object.assign((this as unknown as { readonly connectionParameters: object }).connectionParameters, {
+      replication: undefined,
+      options: config.options,
+    })
     // An error without a listener ends the process, and a backend may be killed at any time. Whoever waits is told by
     // the query's own rejection.
     this.on('error', (error) => {
@@ -138,7 +126,8 @@ export class DriverClient extends pg.Client {
 
   /** True when the connection is as it was when it was made: idle, in no transaction, its settings unchanged. */
   get reusable(): boolean {
-    return this.usable && this.ready && this.getTransactionStatus() === 'I' && this.#altered.size === 0
+    const asMade = this.place.pooled || this.#altered.size === 0
+    return this.usable && this.ready && this.getTransactionStatus() === 'I' && asMade
   }
 
   /** Resolves when the server waits for the next statement, or the connection has ended. */
@@ -165,10 +154,11 @@ export class DriverClient extends pg.Client {
     this.query(submittable as unknown as pg.Submittable)
   }
 
-  /** Calls back when the connection has ended; at once if it has already. */
-  onEnd(listener: () => void): void {
+  /** Calls back when the connection has ended, at once if it has already; not after what it returns was called. */
+  onEnd(listener: () => void): () => void {
     if (this.#gone) listener()
     else this.wire.once('end', listener)
+    return () => void this.wire.off('end', listener)
   }
 
   /** Ends the connection, politely where the server listens. A peer that has vanished never answers the goodbye. */
@@ -217,13 +207,14 @@ export async function connectClient(
       sslnegotiation: 'postgres',
       application_name: config.applicationName,
       client_encoding: 'UTF8',
-      options: sessionOptions(config),
+      // A pooler takes no options, and would give the connection's settings to others.
+      ...(config.poolerMode === 'session' ? { options: asStartupOptions(config) } : {}),
       keepAlive: true,
       // TLS has buffers of its own.
       ...(ssl === false ? { stream: lendingSocket } : {}),
       connectionTimeoutMillis: config.connectTimeoutMs,
     },
-    { host, port, ssl, user, target: `${user}@${host}:${port}/${database}` },
+    { host, port, ssl, user, target: `${user}@${host}:${port}/${database}`, pooled: config.poolerMode === 'transaction' },
   )
   const abort = (): void => client.destroy()
   signal.addEventListener('abort', abort, { once: true })
@@ -252,6 +243,8 @@ export interface ConnectionPlace extends CancelTarget {
   /** `user@host:port/database` */
   readonly target: string
   readonly user: string
+  /** A pooler stands between: other clients may have the same server session before and after. */
+  readonly pooled: boolean
 }
 
 interface CancelWire extends Wire {

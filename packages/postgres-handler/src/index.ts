@@ -11,10 +11,7 @@ export {
   type PostgresCheckOptions,
   PostgresHandler,
   type PostgresHandlerOptions,
-  type ReadSnapshot,
   type ReadSnapshotOptions,
-  type SnapshotFacts,
-  type Transaction,
   type TransactionOptions,
 } from './postgres-handler.ts'
 export type {
@@ -29,6 +26,11 @@ export type {
   StreamOptions,
 } from './session.ts'
 export type { ServerTimeouts } from './settings.ts'
+export type { AdvisoryKey, AdvisoryLock, AdvisoryLockOptions } from './advisory-lock.ts'
+export type { ListenEvent, ListenOptions } from './listen.ts'
+export type { RangesOptions } from './ranges.ts'
+export type { ExportedSnapshot, ReadSnapshot, SnapshotFacts } from './snapshot.ts'
+export type { Transaction } from './transaction.ts'
 export { ident, quoteIdent, quoteLiteral, sql, type SqlIdentifier, type SqlStatement } from './sql.ts'
 export type { TypeForms, ValueForm, ValueOptions } from './values.ts'
 export type { StandardSchema } from '@common-handlers/core'

@@ -6,10 +6,12 @@ import {
   Lifecycle,
   type Logger,
   retry,
+  type RetryPolicy,
   runCheck,
   silentLogger,
   withDeadline,
 } from '@common-handlers/core'
+import { type AdvisoryKey, type AdvisoryLock, type AdvisoryLockOptions, withLock } from './advisory-lock.ts'
 import { checkReadable, type QueryDescription, type TableDescription } from './catalog.ts'
 import { configFromEnvironment, parseConfig, type PostgresConfig, type PostgresConfigInput, tlsOptions } from './config.ts'
 import { Connection } from './connection.ts'
@@ -26,6 +28,7 @@ import {
 import { connectClient, type DriverClient } from './driver.ts'
 import { toHandlerError } from './errors.ts'
 import type { InsertRow } from './insert-many.ts'
+import { listen, type ListenEvent, type ListenOptions } from './listen.ts'
 import { Pool, type PoolStatus } from './pool.ts'
 import {
   type BatchResult,
@@ -41,7 +44,10 @@ import {
   type StreamOptions,
   streamWithin,
 } from './session.ts'
+import { type ExportedSnapshot, exportSnapshot, joinSnapshot, type ReadSnapshot, snapshotFacts } from './snapshot.ts'
+import { retryConflicts, type Transaction, transactionOn } from './transaction.ts'
 import { type ServerTimeouts, type TransactionSettings, transactionSettings } from './settings.ts'
+import type { RangesOptions } from './ranges.ts'
 import type { SqlStatement } from './sql.ts'
 import type { ValueOptions } from './values.ts'
 
@@ -64,34 +70,18 @@ export interface TransactionOptions extends CallOptions, ServerTimeouts {
   readonly readOnly?: boolean | undefined
   /** With `serializable` and `readOnly`: waits until the transaction cannot fail (PostgreSQL, SET TRANSACTION). */
   readonly deferrable?: boolean | undefined
-}
-
-/** The queries of a transaction; all run on its connection, one after the other. */
-export type Transaction = Queries
-
-/** What a snapshot sees, and where in the write-ahead log it was taken. */
-export interface SnapshotFacts {
-  /** pg_current_snapshot(): `xmin:xmax:xip_list`. */
-  readonly id: string
-  /** Every transaction below it has ended. */
-  readonly xmin: string
-  /** No transaction from here on is seen. */
-  readonly xmax: string
-  /** Transactions between the two that were running. */
-  readonly xip: readonly string[]
-  /** Write-ahead log position; absent on a standby. */
-  readonly lsn?: string
-  /** `15.13 (Debian 15.13-0+deb12u1)` */
-  readonly serverVersion: string
-}
-
-/** One REPEATABLE READ, READ ONLY transaction: every query in it sees the same rows. */
-export interface ReadSnapshot extends Queries {
-  readonly snapshot: SnapshotFacts
+  /**
+   * Runs the whole work again where it has lost against another transaction (40001, 40P01), `{ attempts: 5 }` times in all for
+   * example. Not given: once. What the work does outside the database is done again.
+   */
+  readonly retry?: Partial<RetryPolicy> | undefined
 }
 
 /** Limits here stand instead of the handler's; 0, for long reads, is none. */
-export interface ReadSnapshotOptions extends CallOptions, ServerTimeouts {}
+export interface ReadSnapshotOptions extends CallOptions, ServerTimeouts {
+  /** The name of an exported snapshot to read in, instead of a new one. */
+  readonly join?: string | undefined
+}
 
 export interface PostgresCheckOptions extends CallOptions {
   /** Tables or views that must be readable, named as in SQL. */
@@ -209,6 +199,10 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     return this.#queries.copyOut(statement, options)
   }
 
+  ranges(table: string, options: RangesOptions & CallOptions): Promise<SqlStatement[]> {
+    return this.#queries.ranges(table, options)
+  }
+
   describeTable(name: string, options?: CallOptions): Promise<TableDescription> {
     return this.#queries.describeTable(name, options)
   }
@@ -226,20 +220,76 @@ export class PostgresHandler implements Queries, AsyncDisposable {
    * @throws what the work throws; ConflictError `POSTGRES_SERIALIZATION_FAILED`, `POSTGRES_DEADLOCK` (retry `safe`)
    */
   transaction<T>(work: (transaction: Transaction) => Promise<T>, options: TransactionOptions = {}): Promise<T> {
-    return this.#run('the transaction', options, (connection, signal) =>
-      connection.transaction(beginStatement(options), signal, () => work(queriesOfTransaction(connection, signal)), options),
+    const begin = beginStatement(options)
+    const onRetry = (error: HandlerError, next: object): void =>
+      this.#logger.debug({ code: error.code, ...next }, 'running the transaction again')
+    return withDeadline(options, { prefix: PREFIX, action: 'the transaction' }, ({ signal: outer }) =>
+      retryConflicts(options.retry, outer, onRetry, () =>
+        this.#run('the transaction', { signal: outer }, (connection, signal) =>
+          connection.transaction(begin, signal, () => work(transactionOn(connection, signal)), options),
+        ),
+      ),
     )
+  }
+
+  /**
+   * Runs work while a connection of its own holds an advisory lock; the lock's queries run on that connection. A signal
+   * tells when the lock is lost.
+   * @throws ConflictError `POSTGRES_LOCK_NOT_AVAILABLE` (with `wait: false`), ConnectionError `POSTGRES_LOCK_LOST`
+   */
+  withAdvisoryLock<T>(
+    key: AdvisoryKey,
+    work: (lock: AdvisoryLock) => Promise<T>,
+    options: AdvisoryLockOptions = {},
+  ): Promise<T> {
+    return this.#run('the work under the lock', options, (connection, signal) =>
+      withLock(connection, key, options.wait, signal, work),
+    )
+  }
+
+  /**
+   * What is notified on a channel, or on several, as an endless loop. It holds a connection of the pool, makes a new one when that is lost,
+   * and says where notifications may have been missed.
+   */
+  listen(channel: string | readonly string[], options: ListenOptions = {}): AsyncIterable<ListenEvent> {
+    const channels = typeof channel === 'string' ? [channel] : channel
+    return listen((callOptions, work) => this.#stream(callOptions, work), channels, options)
+  }
+
+  /** Takes a snapshot that other connections can join until it is closed: `readSnapshot(work, { join: snapshot.name })`. */
+  async snapshot(options?: CallOptions): Promise<ExportedSnapshot> {
+    const opening = new AbortController()
+    const held = this.#stream({ signal: opening.signal }, async function* (connection, signal) {
+      await connection.begin(BEGIN_SNAPSHOT, signal, { idleInTransactionTimeoutMs: 0 })
+      try {
+        yield await exportSnapshot(connection, signal)
+      } finally {
+        await connection.rollback()
+      }
+    })
+    return await withDeadline(options, { prefix: PREFIX, action: 'the snapshot' }, async ({ signal }) => {
+      const abort = (): void => opening.abort(signal.reason)
+      signal.addEventListener('abort', abort, { once: true })
+      try {
+        const { value } = await held.next()
+        if (value === undefined) throw new Error('a stream that yields once has yielded nothing')
+        const close = async (): Promise<void> => void (await held.return())
+        return { ...value, close, [Symbol.asyncDispose]: close }
+      } finally {
+        signal.removeEventListener('abort', abort)
+      }
+    })
   }
 
   /** Runs work that reads in one REPEATABLE READ, READ ONLY transaction on a connection of its own. */
   readSnapshot<T>(work: (reader: ReadSnapshot) => Promise<T>, options: ReadSnapshotOptions = {}): Promise<T> {
-    const begin = beginStatement({ isolation: 'repeatable read', readOnly: true })
     return this.#run('the snapshot', options, (connection, signal) =>
       connection.transaction(
-        begin,
+        BEGIN_SNAPSHOT,
         signal,
         async () => {
-          const snapshot = await snapshotFacts(connection, signal)
+          if (options.join !== undefined) await joinSnapshot(connection, options.join, signal)
+          const snapshot = await snapshotFacts(connection, options.join !== undefined, signal)
           return await work({ ...queriesOfTransaction(connection, signal), snapshot })
         },
         options,
@@ -373,6 +423,8 @@ function mayHelp(error: unknown): boolean {
   )
 }
 
+const BEGIN_SNAPSHOT = 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY'
+
 function beginStatement(options: TransactionOptions): string {
   const parts = ['BEGIN']
   if (options.isolation !== undefined) parts.push(`ISOLATION LEVEL ${isolationLevels[options.isolation]}`)
@@ -385,23 +437,4 @@ const isolationLevels: Readonly<Record<IsolationLevel, string>> = {
   'read committed': 'READ COMMITTED',
   'repeatable read': 'REPEATABLE READ',
   serializable: 'SERIALIZABLE',
-}
-
-const SNAPSHOT = `
-  SELECT s::text, pg_catalog.pg_snapshot_xmin(s)::text, pg_catalog.pg_snapshot_xmax(s)::text,
-         CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_lsn()::text END
-    FROM pg_catalog.pg_current_snapshot() AS s`
-
-async function snapshotFacts(connection: Connection, signal: AbortSignal): Promise<SnapshotFacts> {
-  const { rows } = await connection.query(SNAPSHOT, [], signal)
-  const [id, xmin, xmax, lsn] = (rows[0] ?? []) as readonly (string | null)[]
-  const text = id ?? ''
-  return {
-    id: text,
-    xmin: xmin ?? '',
-    xmax: xmax ?? '',
-    xip: (text.split(':')[2] ?? '').split(',').filter((transaction) => transaction !== ''),
-    ...(lsn === null || lsn === undefined ? {} : { lsn }),
-    serverVersion: connection.serverVersion,
-  }
 }

@@ -7,6 +7,7 @@ import type { CopyBlock, CopyReaderOptions } from './copy-reader.ts'
 import { type CopySink, writeBlocks } from './copy-to.ts'
 import { fetchRows } from './cursor.ts'
 import { insertMany, type InsertRow, type OnConflict } from './insert-many.ts'
+import { divide, type RangesOptions } from './ranges.ts'
 import { type RawResult, type RowFormat, validated } from './rows.ts'
 import { isStatement, type SqlStatement } from './sql.ts'
 import { bindValues, type ValueOptions } from './values.ts'
@@ -114,6 +115,12 @@ export interface Queries {
    * @throws NotFoundError `POSTGRES_TABLE_NOT_FOUND`
    */
   describeTable(name: string, options?: CallOptions): Promise<TableDescription>
+  /**
+   * Conditions for WHERE that divide a table into parts, by pages or by a key: `` sql`SELECT * FROM t WHERE ${range}` ``. On
+   * one snapshot each row fits exactly one of them.
+   * @throws NotFoundError `POSTGRES_TABLE_NOT_FOUND`; DataError `POSTGRES_NO_PAGES` for a view or a foreign table without a key
+   */
+  ranges(table: string, options: RangesOptions & CallOptions): Promise<SqlStatement[]>
   /** Columns and estimated rows of a query, which is prepared and planned but not run. */
   describeQuery(query: string, options?: CallOptions): Promise<QueryDescription>
   /** How many rows the planner expects of a query, which is not run. */
@@ -210,6 +217,8 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
       const text = withoutValues(statement)
       return stream(options, (connection, signal) => connection.copyOut(text, signal, options))
     },
+    ranges: (table, options) =>
+      on(`dividing ${table}`, options, (connection, signal) => divide(connection, table, options, signal)),
     describeTable: (name, options) =>
       on(`describing ${name}`, options, (connection, signal) => describeTable(connection, name, signal)),
     describeQuery: (query, options) =>
@@ -221,16 +230,26 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
 
 /** The queries of a transaction: all on its connection, ended by its signal. */
 export function queriesOfTransaction(connection: Connection, outer: AbortSignal): Queries {
-  const joined = (options: CallOptions | undefined): CallOptions => ({
-    timeoutMs: options?.timeoutMs,
-    signal: options?.signal === undefined ? outer : AbortSignal.any([options.signal, outer]),
-  })
   return queriesOn(
-    (action, options, work) =>
-      withDeadline(joined(options), { prefix: 'POSTGRES', action }, ({ signal }) => work(connection, signal)),
-    (options, work) => streamWithin(joined(options), (signal) => work(connection, signal)),
+    (action, options, work) => withinTransaction(outer, action, options, (signal) => work(connection, signal)),
+    (options, work) => streamWithin(joined(outer, options), (signal) => work(connection, signal)),
   )
 }
+
+/** Runs a call of a transaction under its own options and the transaction's signal. */
+export function withinTransaction<T>(
+  outer: AbortSignal,
+  action: string,
+  options: CallOptions | undefined,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  return withDeadline(joined(outer, options), { prefix: 'POSTGRES', action }, ({ signal }) => work(signal))
+}
+
+const joined = (outer: AbortSignal, options: CallOptions | undefined): CallOptions => ({
+  timeoutMs: options?.timeoutMs,
+  signal: options?.signal === undefined ? outer : AbortSignal.any([options.signal, outer]),
+})
 
 /** A stream under a signal and a time-out, which counts from the first item to the end. */
 export async function* streamWithin<T>(

@@ -104,11 +104,9 @@ function readerFor(form: ValueForm, typeOid: number, wanted: ValueOptions | unde
       return bytesOf
     case 'array': {
       const element = elementOf.get(typeOid)
-      const form =
-        element === undefined ? undefined : (wanted?.types as Readonly<Record<string, ValueForm>> | undefined)?.[element]
-      const elementOid = element === undefined ? 0 : KNOWN_TYPES[element][0]
-      const exact = element === undefined ? undefined : exactReaders[element]
-      const read = form === undefined ? exact : readerFor(form, elementOid, wanted)
+      if (element === undefined) return (text) => readArray(text, undefined)
+      const asked = (wanted?.types as Readonly<Record<string, ValueForm>> | undefined)?.[element]
+      const read = asked === undefined ? exactReaders[element] : readerFor(asked, KNOWN_TYPES[element][0], wanted)
       return (text) => readArray(text, read)
     }
     default:
