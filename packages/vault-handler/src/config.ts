@@ -79,9 +79,9 @@ export interface AwsConfig {
   readonly role?: string | undefined
   /** Called at each login; `fromNodeProviderChain()` of the AWS SDK fits. Default: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`. */
   readonly credentials?: (() => Promise<AwsCredentials>) | undefined
-  /** Whose STS is asked. Default: `us-east-1`, by the global `https://sts.amazonaws.com`. */
+  /** Whose STS is asked. Default `us-east-1`. */
   readonly region?: string | undefined
-  /** Where STS is, for partitions and private endpoints. Default `https://sts.<region>.amazonaws.com`. */
+  /** Where STS is, for partitions and private endpoints. Default `https://sts.<region>.amazonaws.com`; without a region `https://sts.amazonaws.com`. */
   readonly stsEndpoint?: string | undefined
   /** Signed as `X-Vault-AWS-IAM-Server-ID`, where the mount asks for one. */
   readonly serverId?: string | undefined
@@ -237,13 +237,13 @@ export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
         credentials: z
           .custom<() => Promise<AwsCredentials>>((value) => typeof value === 'function', 'expected a function')
           .optional()
-          .describe('function that gives the keys of AWS, called at each login; AWS_ACCESS_KEY_ID and its like by default'),
-        region: text().optional().describe('region of the STS that is asked; us-east-1, by the global address, by default'),
+          .describe('function that gives the keys of AWS, called at each login; `AWS_ACCESS_KEY_ID` and so on by default'),
+        region: text().optional().describe('region of the STS that is asked; us-east-1 by default'),
         stsEndpoint: z
           .url({ protocol: /^https?$/ })
           .optional()
-          .describe('address of STS; that of the region by default'),
-        serverId: text().optional().describe('value of the header X-Vault-AWS-IAM-Server-ID, where the mount asks for one'),
+          .describe('address of STS; that of the region, or the global one without a region, by default'),
+        serverId: text().optional().describe('value of the header X-Vault-AWS-IAM-Server-ID where the mount asks for one'),
         mount: mount('aws'),
       })
       .optional()
