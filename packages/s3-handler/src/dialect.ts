@@ -48,6 +48,7 @@ export async function probeDialect(parts: S3Parts, driverWith: DriverWith, signa
   const config = parts.config()
   const scratch = parts.fullKey(`_dialect/${randomUUID()}`)
   const opened: S3Driver[] = []
+  let working = parts.driver
   const open = (changed: S3Dialect['changed']): S3Driver => {
     const driver = driverWith(changed)
     opened.push(driver)
@@ -56,20 +57,25 @@ export async function probeDialect(parts: S3Parts, driverWith: DriverWith, signa
   const at = (name: string): string => `${scratch}/${name}`
   const text = Buffer.from('probe')
   try {
-    const reaches = (forcePathStyle: boolean): Promise<boolean> =>
-      does(() => open({ forcePathStyle, signPayload: 'always' }).headBucket({ signal }), [...REFUSED, 'connection', 'not-found'])
+    const lists = (forcePathStyle: boolean, least: number): Promise<boolean> =>
+      does(async () => {
+        const { items } = await open({ forcePathStyle }).listObjects(`${scratch}/`, { signal })
+        // A server that takes the bucket for a part of its own name answers with something else.
+        if (items.length < least) throw ignored('the bucket in the name of the host')
+      }, [...REFUSED, 'connection', 'not-found'])
     const asConfigured = config.forcePathStyle ?? config.endpoint !== undefined
-    const works = await reaches(asConfigured)
-    const other = await reaches(!asConfigured)
+    const works = await lists(asConfigured, 0)
     // Neither works: what is wrong is no matter of style, and the error says what.
-    if (!works && !other) await parts.driver.headBucket({ signal })
+    if (!works && !(await lists(!asConfigured, 0))) await parts.driver.listObjects(`${scratch}/`, { signal })
     const forcePathStyle = works ? asConfigured : !asConfigured
     const driver = open({ forcePathStyle, signPayload: 'always', checksums: 'when-required' })
+    working = driver
     const unsigned = open({ forcePathStyle, signPayload: 'never', checksums: 'when-required' })
     const put = (name: string, options: Partial<Parameters<S3Driver['putObject']>[2]> = {}): Promise<string> =>
       driver.putObject(at(name), text, { ...options, signal })
 
     const etag = await put('object')
+    const other = works && (await lists(!asConfigured, 1))
     const unsignedPayload = await does(
       () => unsigned.putObject(at('unsigned'), text, { signal }),
       [...REFUSED, 'auth', 'permission'],
@@ -117,8 +123,8 @@ export async function probeDialect(parts: S3Parts, driverWith: DriverWith, signa
       ...(checksums || config.checksums === 'when-required' ? {} : { checksums: 'when-required' as const }),
     }
     return {
-      pathStyle: asConfigured ? works : other,
-      hostStyle: asConfigured ? other : works,
+      pathStyle: forcePathStyle || other,
+      hostStyle: !forcePathStyle || other,
       unsignedPayload,
       checksums,
       ifNoneMatch,
@@ -132,7 +138,7 @@ export async function probeDialect(parts: S3Parts, driverWith: DriverWith, signa
       changed,
     }
   } finally {
-    await cleanUp(opened.at(-1) ?? parts.driver, scratch)
+    await cleanUp(working, scratch)
     for (const driver of opened) driver.destroy()
   }
 }

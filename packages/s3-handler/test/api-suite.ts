@@ -1,15 +1,23 @@
 import { randomBytes, randomUUID } from 'node:crypto'
+import { execFile } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { text as textOf } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import { S3Handler, type S3HandlerOptions, type S3SyncResult } from '../src/index.ts'
+import { type S3Dialect, S3Handler, type S3HandlerOptions, type S3SyncResult } from '../src/index.ts'
 import { S3Proxy, type SeenRequest } from './s3-proxy.ts'
 import type { ServerAddress } from './server-suite.ts'
 
 const MIB = 1024 * 1024
+const run = promisify(execFile)
 
 async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
   const all: T[] = []
@@ -24,6 +32,7 @@ interface Abilities {
   readonly versions: boolean
   readonly encryption: boolean
   readonly classes: boolean
+  readonly listOrder: S3Dialect['listOrder']
   /** `${filename}` in the key of a form. */
   readonly formNames: boolean
 }
@@ -553,6 +562,222 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
         proxy.fault = () => undefined
       }
       expect(await readdir(root)).toEqual(['gone'])
+    })
+  })
+
+  describe('dialect', () => {
+    it('finds what this server does, changes nothing that fits it, and takes its probes away', async () => {
+      const probed = handler({ checksums: 'when-supported' })
+      expect(await probed.dialect()).toEqual({
+        pathStyle: true,
+        hostStyle: false,
+        unsignedPayload: true,
+        checksums: true,
+        ifNoneMatch: true,
+        ifMatch: true,
+        listOrder: can.listOrder,
+        deleteObjects: true,
+        multipartCopy: true,
+        tags: true,
+        versioning: 'off',
+        encryption: { s3: can.encryption, customer: can.encryption },
+        changed: {},
+      })
+      expect(await collect(s3.list('_dialect/'))).toEqual([])
+    })
+
+    it('finds what another one lacks, and does without it', async () => {
+      proxy.fault = ({ method, url, headers }) => {
+        const lacking =
+          headers['x-amz-content-sha256'] === 'UNSIGNED-PAYLOAD' ||
+          headers['x-amz-checksum-crc32'] !== undefined ||
+          headers['x-amz-copy-source'] !== undefined ||
+          (method === 'POST' && url.includes('?delete')) ||
+          url.includes('tagging')
+        return lacking ? { status: 501, code: 'NotImplemented' } : undefined
+      }
+      try {
+        const poor = handler({
+          endpoint: proxy.endpoint,
+          forcePathStyle: false,
+          signPayload: 'never',
+          checksums: 'when-supported',
+        })
+        expect(await poor.dialect()).toMatchObject({
+          pathStyle: true,
+          hostStyle: false,
+          unsignedPayload: false,
+          checksums: false,
+          ifNoneMatch: true,
+          deleteObjects: false,
+          multipartCopy: false,
+          tags: false,
+          changed: { forcePathStyle: true, signPayload: 'always', checksums: 'when-required' },
+        })
+        await poor.put('poor/a', 'x')
+        expect(await poor.getText('poor/a')).toBe('x')
+        expect(await poor.deleteMany(['poor/a'])).toEqual({ deleted: 1, failed: [] })
+        expect(await s3.exists('poor/a')).toBe(false)
+      } finally {
+        proxy.fault = () => undefined
+      }
+      expect(await collect(s3.list('_dialect/'))).toEqual([])
+      expect(await collect(s3.listUnfinishedUploads('_dialect/'))).toEqual([])
+    })
+
+    it('says of a server that takes a condition and ignores it that it does not do it', async () => {
+      proxy.fault = ({ headers }) =>
+        headers['if-none-match'] === undefined && headers['if-match'] === undefined
+          ? undefined
+          : { status: 200, code: '', headers: { etag: '"any"' } }
+      try {
+        const found = await handler({ endpoint: proxy.endpoint }).dialect()
+        expect(found).toMatchObject({ ifNoneMatch: false, ifMatch: false })
+      } finally {
+        proxy.fault = () => undefined
+      }
+    })
+
+    it('gives the error of a server that does not let us in', async () => {
+      await expect(handler({ secretAccessKey: 'not-the-secret' }).dialect()).rejects.toMatchObject({ outcome: 'auth' })
+      await expect(handler({ bucket: `none-${randomUUID()}` }).dialect()).rejects.toMatchObject({ code: 'S3_BUCKET_NOT_FOUND' })
+    })
+  })
+
+  describe('credentials', () => {
+    const chain = async (environment: Record<string, string>): Promise<string> => {
+      const script = fileURLToPath(new URL('chain-credentials.ts', import.meta.url))
+      const { stdout } = await run(process.execPath, ['--conditions=@common-handlers/source', script], {
+        env: {
+          PATH: process.env['PATH'],
+          AWS_EC2_METADATA_DISABLED: 'true',
+          S3_OPTIONS: JSON.stringify({ endpoint: address.endpoint, bucket: address.bucket, prefix: folder }),
+          ...environment,
+        },
+      })
+      return stdout.trim()
+    }
+
+    it('come from the environment', async () => {
+      const environment = { AWS_ACCESS_KEY_ID: address.accessKeyId, AWS_SECRET_ACCESS_KEY: address.secretAccessKey }
+      expect(await chain(environment)).toBe('written and read')
+      expect(await chain({})).toBe('AuthError S3_NO_CREDENTIALS')
+    })
+
+    it('come from a profile', async () => {
+      const home = await mkdtemp(join(tmpdir(), 's3-profile-'))
+      try {
+        const { accessKeyId, secretAccessKey } = address
+        const file = join(home, 'credentials')
+        await writeFile(file, `[lake]\naws_access_key_id = ${accessKeyId}\naws_secret_access_key = ${secretAccessKey}\n`)
+        expect(await chain({ AWS_PROFILE: 'lake', AWS_SHARED_CREDENTIALS_FILE: file })).toBe('written and read')
+      } finally {
+        await rm(home, { recursive: true, force: true })
+      }
+    })
+
+    it('come for the token of a web identity, as in a Kubernetes pod', async () => {
+      const home = await mkdtemp(join(tmpdir(), 's3-identity-'))
+      const asked: URLSearchParams[] = []
+      const sts = createServer((request, response) => {
+        void textOf(request).then((body) => {
+          asked.push(new URLSearchParams(body))
+          response.setHeader('content-type', 'text/xml')
+          response.end(`<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+            <AssumeRoleWithWebIdentityResult><Credentials>
+              <AccessKeyId>${address.accessKeyId}</AccessKeyId><SecretAccessKey>${address.secretAccessKey}</SecretAccessKey>
+              <Expiration>${new Date(Date.now() + 3_600_000).toISOString()}</Expiration>
+            </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`)
+        })
+      }).listen(0, '127.0.0.1')
+      try {
+        await once(sts, 'listening')
+        await writeFile(join(home, 'token'), 'the-token-of-the-pod')
+        const role = 'arn:aws:iam::123456789012:role/lake'
+        const found = await chain({
+          AWS_ROLE_ARN: role,
+          AWS_WEB_IDENTITY_TOKEN_FILE: join(home, 'token'),
+          AWS_REGION: 'us-east-1',
+          AWS_ENDPOINT_URL_STS: `http://127.0.0.1:${(sts.address() as AddressInfo).port}`,
+        })
+        expect(found).toBe('written and read')
+        expect(asked).toHaveLength(1)
+        expect(Object.fromEntries(asked[0] ?? [])).toMatchObject({
+          Action: 'AssumeRoleWithWebIdentity',
+          RoleArn: role,
+          WebIdentityToken: 'the-token-of-the-pod',
+        })
+      } finally {
+        sts.close()
+        await rm(home, { recursive: true, force: true })
+      }
+    })
+
+    it('come from a provider, once for many calls, and again when the server no longer takes them', async () => {
+      const { endpoint, region, bucket, accessKeyId, secretAccessKey } = address
+      let asked = 0
+      const leased = new S3Handler({
+        endpoint,
+        region,
+        bucket,
+        prefix: folder,
+        credentials: async () => {
+          await new Promise((resolve) => setTimeout(resolve, 20))
+          return ++asked === 1
+            ? { accessKeyId: 'revoked-lease', secretAccessKey: 'its-secret' }
+            : { accessKeyId, secretAccessKey }
+        },
+      })
+      open.push(leased)
+      await Promise.all(Array.from({ length: 10 }, (_, index) => leased.put(`leased/${index}`, 'x')))
+      expect(asked).toBe(2)
+      expect(await leased.getTags('leased/0')).toEqual({})
+      expect(asked).toBe(2)
+    })
+
+    it('of a provider that fails are an error with its reason', async () => {
+      const { endpoint, region, bucket } = address
+      const sealed = new S3Handler({ endpoint, region, bucket, credentials: () => Promise.reject(new Error('sealed')) })
+      open.push(sealed)
+      await expect(sealed.head('x')).rejects.toMatchObject({
+        code: 'S3_CREDENTIALS_FAILED',
+        message: 'the credential provider failed: sealed',
+      })
+    })
+  })
+
+  describe('errors', () => {
+    it('name the action that is not allowed, and what is missing', async () => {
+      await s3.put('errors/a', 'x')
+      const denied = handler({ endpoint: proxy.endpoint })
+      proxy.fault = ({ method }) => (method === 'HEAD' ? undefined : { status: 403, code: 'AccessDenied' })
+      const calls: [string, () => Promise<unknown>][] = [
+        ['CopyObject', () => denied.copy('errors/a', 'errors/b')],
+        ['GetObjectTagging', () => denied.getTags('errors/a')],
+        ['PutObjectTagging', () => denied.setTags('errors/a', { a: '1' })],
+        ['DeleteObjectTagging', () => denied.setTags('errors/a', {})],
+        ['ListObjectVersions', () => collect(denied.listVersions(''))],
+        ['GetBucketVersioning', () => denied.versioning()],
+        ['PutBucketVersioning', () => denied.setVersioning('enabled')],
+        ['DeleteObjects', () => denied.deleteMany(['errors/a'])],
+        ['ListMultipartUploads', () => denied.abortUnfinishedUploads({ olderThanMs: 0 })],
+        ['ListObjectsV2', () => collect(denied.list('', { delimiter: '/' }))],
+      ]
+      try {
+        for (const [action, call] of calls)
+          await expect(call(), action).rejects.toMatchObject({
+            name: 'PermissionError',
+            code: 'S3_ACCESS_DENIED',
+            message: expect.stringContaining(`not allowed: ${action} on `) as string,
+          })
+      } finally {
+        proxy.fault = () => undefined
+      }
+      for (const call of [() => s3.copy('errors/none', 'x'), () => s3.move('errors/none', 'x'), () => s3.getTags('errors/none')])
+        await expect(call()).rejects.toMatchObject({
+          code: 'S3_OBJECT_NOT_FOUND',
+          message: `no object "${folder}/errors/none" in bucket "${address.bucket}"`,
+        })
     })
   })
 

@@ -50,6 +50,10 @@ describe('what the server answers', () => {
     ['InvalidBucketName', 400, 'ConfigError', 'S3_BUCKET_NAME_INVALID', 'never'],
     ['KeyTooLongError', 400, 'ConfigError', 'S3_KEY_INVALID', 'never'],
     ['PermanentRedirect', 301, 'ConfigError', 'S3_WRONG_REGION', 'never'],
+    ['NoSuchVersion', 404, 'NotFoundError', 'S3_OBJECT_NOT_FOUND', 'never'],
+    ['NotImplemented', 501, 'RemoteError', 'S3_NOT_SUPPORTED', 'never'],
+    ['VersioningNotConfigured', 501, 'RemoteError', 'S3_NOT_SUPPORTED', 'never'],
+    ['InvalidTag', 400, 'RemoteError', 'S3_REQUEST_FAILED', 'never'],
     ['MalformedXML', 400, 'RemoteError', 'S3_REQUEST_FAILED', 'never'],
   ])('%s (%i) is %s %s, retry %s', (name, status, kind, code, retry) => {
     const error = toS3Error(answer(name, status), request)
