@@ -2,10 +2,11 @@ import { spawnSync } from 'node:child_process'
 import { rootCertificates } from 'node:tls'
 import { parseRetryAfter, registerSecretValue } from '@common-handlers/core'
 import { Agent, request } from 'undici'
+import { collect } from './body-bytes.ts'
 import type { TrinoConfig } from './config.ts'
 import type { CredentialProvider, HeldLogin, TrinoLogin } from './credentials.ts'
 import { fromStatus, fromTransport, segmentGone } from './errors.ts'
-import type { SegmentAddress, TransportReply, TransportRequest, TrinoTransport } from './transport.ts'
+import { type SegmentAddress, textOf, type TransportReply, type TransportRequest, type TrinoTransport } from './transport.ts'
 
 /** What a client certificate is made of. Connections belong to one. */
 type Certificate = Pick<TrinoLogin, 'clientCert' | 'clientKey'>
@@ -39,7 +40,7 @@ export class TrinoHttp implements TrinoTransport {
       login.release()
     }
     if (expected.includes(reply.status)) return reply
-    throw fromStatus(reply.status, String(reply.body), this.target, retryAfter(reply))
+    throw fromStatus(reply.status, textOf(reply), this.target, retryAfter(reply))
   }
 
   /** A 401 means that nothing was done: once more, with other credentials if there are. */
@@ -69,8 +70,8 @@ export class TrinoHttp implements TrinoTransport {
   ): Promise<TransportReply> {
     try {
       const answer = await request(url, { dispatcher, ...options, ...(signal === undefined ? {} : { signal }) })
-      const bytes = await answer.body.arrayBuffer()
-      return { status: answer.statusCode, headers: answer.headers, body: Buffer.from(bytes) }
+      const body = await collect(answer.body, Number(answer.headers['content-length'] ?? -1))
+      return { status: answer.statusCode, headers: answer.headers, body }
     } catch (cause) {
       if (signal?.aborted === true) throw signal.reason
       throw fromTransport(cause, new URL(url).origin)
@@ -90,7 +91,7 @@ export class TrinoHttp implements TrinoTransport {
     const reply = await this.#request(url.href, this.#agentOfStores(), signal, { method: 'GET', headers: joined(headers) })
     if (reply.status === 200) return reply.body as Buffer
     // The address is signed, and so may be what a store says about it: only its code is taken.
-    const code = /<Code>(\w+)<\/Code>/.exec(String(reply.body))?.[1] ?? ''
+    const code = /<Code>(\w+)<\/Code>/.exec(textOf(reply))?.[1] ?? ''
     if (reply.status >= 500 || reply.status === 429) throw fromStatus(reply.status, code, url.origin, retryAfter(reply))
     throw segmentGone(url.origin, reply.status, code)
   }

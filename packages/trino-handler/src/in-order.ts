@@ -8,15 +8,15 @@ export async function* inOrder<Item, Result>(
   ahead: () => number,
 ): AsyncGenerator<Result, void, undefined> {
   const underWay: Promise<{ readonly result: Result } | undefined>[] = []
-  let exhausted = false
+  const state = { exhausted: false }
   const pull = async (): Promise<{ readonly result: Result } | undefined> => {
     const next = await source.next()
     if (next.done !== true) return { result: await start(next.value) }
-    exhausted = true
+    state.exhausted = true
     return undefined
   }
   const fill = (): void => {
-    while (!exhausted && underWay.length < ahead()) {
+    while (!state.exhausted && underWay.length < ahead()) {
       const pulled = pull()
       // Waited for below; until then a failure must not count as unhandled.
       pulled.catch(() => undefined)

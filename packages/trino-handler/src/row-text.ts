@@ -8,10 +8,9 @@ const CLOSE = 93
 const OPEN_BRACE = 123
 const CLOSE_BRACE = 125
 const BETWEEN = '],['
-const NOTHING: Buffer = Buffer.alloc(0)
 
 /** Bytes that are parsed at once: few enough for the values to die young, enough for the parser to run. */
-export const PIECE: number = 256 * 1024
+export const PIECE: number = 64 * 1024
 
 /**
  * Parses rows (`[1,"a"],[2,"b"],…`, what stands between the brackets of `data`) from bytes that come in pieces, so that
@@ -23,7 +22,9 @@ export const PIECE: number = 256 * 1024
  */
 export class RowParser {
   readonly #parse: (text: string) => unknown
-  #rest = NOTHING
+  /** What was pushed and is not parsed yet: one buffer, used again and again. */
+  #held: Buffer = Buffer.allocUnsafeSlow(2 * PIECE)
+  #length = 0
   #walks: boolean
 
   /** `exact`: integers may have 16 digits or more. `nested`: values hold brackets of their own. */
@@ -34,30 +35,26 @@ export class RowParser {
 
   /** The rows that are whole. @throws SyntaxError */
   push(bytes: Buffer): unknown[][] {
-    const held = this.#rest.length === 0 ? bytes : Buffer.concat([this.#rest, bytes])
+    this.#append(bytes)
+    const held = this.#held.subarray(0, this.#length)
     if (!this.#walks) {
       const guess = held.lastIndexOf(BETWEEN)
-      if (guess === -1) return this.#keep(held, 0)
+      if (guess === -1) return []
       try {
-        const rows = this.#rows(held, guess + 1)
-        this.#keep(held, guess + 2)
-        return rows
+        return this.#take(guess + 1)
       } catch {
         this.#walks = true
       }
     }
     const end = lastRowEnd(held)
-    if (end === 0) return this.#keep(held, 0)
-    const rows = this.#rows(held, end)
-    this.#keep(held, end + 1)
-    return rows
+    return end === 0 ? [] : this.#take(end)
   }
 
   /** The rows that are left, but for so many bytes at the end. @throws SyntaxError */
   end(closing: number = 0): unknown[][] {
-    const rest = this.#rest
-    this.#rest = NOTHING
-    return rest.length <= closing ? [] : this.#rows(rest, rest.length - closing)
+    if (this.#length > closing) return this.#take(this.#length - closing)
+    this.#length = 0
+    return []
   }
 
   /** All rows of bytes that are there already, some at a time. @throws SyntaxError */
@@ -66,13 +63,23 @@ export class RowParser {
     yield this.end()
   }
 
-  #rows(bytes: Buffer, end: number): unknown[][] {
-    return this.#parse(`[${bytes.toString('utf8', 0, end)}]`) as unknown[][]
+  #append(bytes: Buffer): void {
+    const length = this.#length + bytes.length
+    if (length > this.#held.length) {
+      const larger = Buffer.allocUnsafeSlow(2 * length)
+      this.#held.copy(larger, 0, 0, this.#length)
+      this.#held = larger
+    }
+    bytes.copy(this.#held, this.#length)
+    this.#length = length
   }
 
-  #keep(bytes: Buffer, from: number): unknown[][] {
-    this.#rest = bytes.subarray(from)
-    return []
+  /** Parses up to where a row ends and keeps what follows the comma. */
+  #take(end: number): unknown[][] {
+    const rows = this.#parse(`[${this.#held.toString('utf8', 0, end)}]`) as unknown[][]
+    this.#held.copyWithin(0, end + 1, this.#length)
+    this.#length = Math.max(0, this.#length - end - 1)
+    return rows
   }
 }
 

@@ -1,4 +1,5 @@
 import { ConfigError, DataError, HandlerError, type Logger, retry, type RetryPolicy } from '@common-handlers/core'
+import { free } from './body-bytes.ts'
 import type { Conversions } from './convert.ts'
 import { fromServer, notTheProtocol, queryLost, withVerdict } from './errors.ts'
 import { cancelledAtExit } from './exit-guard.ts'
@@ -232,12 +233,13 @@ export class Statement {
   }
 
   async *#rowsOf(rows: DirectRows | FetchedSegment, reader: Reader): AsyncGenerator<unknown[][], void, undefined> {
-    const parser = new RowParser(reader.shape)
+    const { parser } = reader
     if ('kind' in rows) {
       if (rows.parsed.length > 0) yield rows.parsed
       if (rows.bytes === undefined) return
       try {
         for (const some of parser.all(rows.bytes)) if (some.length > 0) yield some
+        free(rows.bytes)
       } catch (cause) {
         if (!(cause instanceof SyntaxError)) throw cause
         throw notTheProtocol(this.#context.transport.target, 'rows that are no JSON')
@@ -248,6 +250,7 @@ export class Statement {
       reader.rows += some.length
       yield some
     }
+    free(rows.bytes)
     const { ackUri } = rows.wire
     // The server may delete it now instead of some hours later.
     if (ackUri !== undefined) this.#courtesy('GET', ackUri, 'a segment could not be acknowledged')
@@ -332,7 +335,7 @@ interface WirePart {
 /** How the rows of this result are read. */
 interface Reader {
   readonly columns: readonly TrinoColumn[]
-  readonly shape: ReturnType<typeof shapeOf>
+  readonly parser: RowParser
   readonly decode: ReturnType<typeof rowsDecoder>
   /** Read until now. */
   rows: number
@@ -346,7 +349,12 @@ function readerOf(columns: readonly WireColumn[], conversions: Conversions): Rea
       where: { column: unknown },
     })
   }
-  return { columns: publicColumns(columns), shape: shapeOf(columns), decode: rowsDecoder(columns, conversions), rows: 0 }
+  return {
+    columns: publicColumns(columns),
+    parser: new RowParser(shapeOf(columns)),
+    decode: rowsDecoder(columns, conversions),
+    rows: 0,
+  }
 }
 
 const publicColumns = (columns: readonly WireColumn[]): TrinoColumn[] => columns.map(({ name, type }) => ({ name, type }))
