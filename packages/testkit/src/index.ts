@@ -26,6 +26,8 @@ export type { OpenBaoAdmin, OpenBaoAnswer, OpenBaoServer } from './servers/openb
 export { openbaoDatabase } from './servers/openbao-database.ts'
 export type { OpenBaoDatabase } from './servers/openbao-database.ts'
 export { freePorts } from './servers/ports.ts'
+export { startPgBouncer } from './servers/pgbouncer.ts'
+export type { PgBouncerOptions, PgBouncerServer } from './servers/pgbouncer.ts'
 export { createDatabase, runOnPostgres, startPostgres } from './servers/postgres.ts'
 export type { PostgresOptions, PostgresServer } from './servers/postgres.ts'
 export { createBucket, s3Request } from './servers/s3-request.ts'

