@@ -15,16 +15,19 @@ export interface BoundStatement {
 export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   readonly #statements: readonly BoundStatement[]
   readonly #format: RowFormat
+  /** Statements at the beginning that are not the caller's. */
+  readonly #leading: number
   readonly #results: RawResult<unknown>[] = []
   #fields: readonly WireField[] = []
   #rows: unknown[] = []
   #read: RowReader | undefined
   #unreadable: unknown
 
-  constructor(statements: readonly BoundStatement[], format: RowFormat) {
+  constructor(statements: readonly BoundStatement[], format: RowFormat, leading = 0) {
     super()
     this.#statements = statements
     this.#format = format
+    this.#leading = leading
   }
 
   get statement(): string {
@@ -32,8 +35,8 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   }
 
   override get place(): string | undefined {
-    const count = this.#statements.length
-    return count === 1 ? undefined : `statement ${this.#results.length + 1} of ${count}`
+    const count = this.#statements.length - this.#leading
+    return count === 1 ? undefined : `statement ${this.#results.length - this.#leading + 1} of ${count}`
   }
 
   submit(wire: Wire): null {
@@ -72,7 +75,7 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   }
 
   handleReadyForQuery(): void {
-    if (this.#unreadable === undefined) this.succeed(this.#results)
+    if (this.#unreadable === undefined) this.succeed(this.#results.slice(this.#leading))
     else this.fail(this.#unreadable)
   }
 

@@ -111,7 +111,8 @@ export class Connection {
     signal: AbortSignal | undefined,
     phase?: 'commit',
   ): Promise<RawResult<unknown>[]> {
-    const leading = this.#settings === undefined || this.#inTransaction || phase === 'commit' ? [] : [unbound(this.#settings.beforeStatement)]
+    const leading =
+      this.#settings === undefined || this.#inTransaction || phase === 'commit' ? [] : [unbound(this.#settings.beforeStatement)]
     return this.exchange(new StatementBatch([...leading, ...statements], format, leading.length), signal, phase)
   }
 

@@ -1,6 +1,7 @@
 import {
   AuthError,
   CapacityError,
+  ConfigError,
   ConflictError,
   ConnectionError,
   DataError,
@@ -85,7 +86,7 @@ const verdicts: Readonly<Record<string, Verdict>> = {
   '08': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
   '08001': kind(ConnectionError, 'CONNECT_FAILED', 'safe'),
   '08004': kind(ConnectionError, 'CONNECT_REFUSED', 'safe'),
-  '08P01': remote('PROTOCOL_VIOLATION'),
+  '08P01': protocolViolation,
   '22': kind(DataError, 'DATA_INVALID'),
   '23': kind(DataError, 'CONSTRAINT_VIOLATED'),
   '23505': kind(ConflictError, 'ALREADY_EXISTS'),
@@ -165,6 +166,17 @@ function copyLocation(error: ServerError, { file }: Circumstances): DataLocation
   const [, line, column] = /^COPY .+?, line (\d+)(?:, column (.+?)(?:: "|: null input$|$))?/m.exec(error.where ?? '') ?? []
   if (line === undefined) return undefined
   return { ...(file === undefined ? {} : { file }), line: Number(line), ...(column === undefined ? {} : { column }) }
+}
+
+/** PgBouncer takes none of the options that a session begins with. */
+function protocolViolation(error: ServerError, base: Base, circumstances: Circumstances): HandlerError {
+  if (circumstances.phase !== 'connect' || !error.message.includes('startup parameter')) {
+    return remote('PROTOCOL_VIOLATION')(error, base, circumstances)
+  }
+  return new ConfigError(`${explain(error, circumstances)}: this is a connection pooler, and needs poolerMode "transaction"`, {
+    ...base,
+    code: 'POSTGRES_POOLER_MODE',
+  })
 }
 
 const OBJECT = /^permission denied for (\w+(?: \w+)?) (.+)$/

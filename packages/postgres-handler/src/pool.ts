@@ -157,9 +157,16 @@ export class Pool {
   async #end(): Promise<void> {
     if (this.#listening) this.#server.credentials.off('rotated', this.#onRotated)
     this.#abort.abort(closed())
-    for (const waiter of [...this.#waiting]) waiter.settle(closed())
+    for (const waiter of this.#waiting) waiter.settle(closed())
     await Promise.all([...this.#members].map((member) => member.client.close()))
     for (const generation of this.#generations) this.#release(generation)
+  }
+
+  /** Connections that are not about to be closed. */
+  get #open(): number {
+    let open = 0
+    for (const member of this.#members) if (member.state !== 'closing') open++
+    return open
   }
 
   get #full(): boolean {
@@ -228,17 +235,17 @@ export class Pool {
     const left = Math.max(0, Math.min(due - performance.now(), MAX_TIMER_MS))
     member.timer = setTimeout(() => {
       const now = performance.now()
-      if (now >= member.retireAt || (now >= closeAt && this.#members.size > this.#limits.min)) this.#close(member)
+      if (now >= member.retireAt || (now >= closeAt && this.#open > this.#limits.min)) this.#close(member)
       else this.#setTimer(member, now >= closeAt ? Infinity : closeAt)
     }, left).unref()
   }
 
   /** Makes as many connections as calls wait for, within the limit. */
   #grow(): void {
-    while (this.#ending === undefined && this.#opening < this.#waiting.size && !this.#full) void this.#open()
+    while (this.#ending === undefined && this.#opening < this.#waiting.size && !this.#full) void this.#make()
   }
 
-  async #open(): Promise<void> {
+  async #make(): Promise<void> {
     this.#opening++
     let outcome: Member | Error
     try {
@@ -303,9 +310,9 @@ export class Pool {
     }
     this.#answered = order
     if (current?.user === held.user) {
-      const unneeded = sameLogin(current.held, held) ? held : current.held
-      if (unneeded !== held) current.held = held
-      unneeded.release()
+      const former = current.held
+      current.held = held
+      former.release()
       return current
     }
     const generation: Generation = { user: held.user, held, members: new Set(), opening: 0, old: false }
@@ -319,7 +326,7 @@ export class Pool {
   async #afterRefusal(refused: HeldCredentials): Promise<Generation> {
     const current = this.#current
     if (current !== undefined && !sameLogin(current.held, refused)) return current
-    this.#refused ??= this.#login(refused).finally(() => {
+    this.#refused ??= this.#login(current?.held ?? refused).finally(() => {
       this.#refused = undefined
     })
     return await this.#refused
@@ -342,7 +349,7 @@ export class Pool {
 
   #retire(generation: Generation): void {
     generation.old = true
-    for (const member of [...this.#idle]) if (member.generation === generation) this.#close(member)
+    for (const member of this.#idle.filter((idle) => idle.generation === generation)) this.#close(member)
     const { drainTimeoutMs } = this.#limits
     if (drainTimeoutMs > 0) {
       generation.drain = setTimeout(() => {

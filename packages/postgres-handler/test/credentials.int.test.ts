@@ -68,7 +68,7 @@ describeWith(['postgres'], 'credentials', ({ postgres }) => {
     provider.current = await makeRole()
     const firstUser = provider.current.user
     const pg = handler(provider, { max: 6 })
-    let stop = false
+    const stop = new AbortController()
     let calls = 0
     const users = new Set<unknown>()
     // This transaction begins as the first user and outlives ten of its followers.
@@ -83,7 +83,7 @@ describeWith(['postgres'], 'credentials', ({ postgres }) => {
     })
     await started.promise
     const load = Array.from({ length: 8 }, async () => {
-      while (!stop) {
+      while (!stop.signal.aborted) {
         const id = ++calls
         const [row] = await pg.getRows('SELECT current_user, pg_sleep(0.005)')
         users.add(row?.[0])
@@ -102,7 +102,7 @@ describeWith(['postgres'], 'credentials', ({ postgres }) => {
     finish.resolve()
     expect(await long).toBe(firstUser)
     await expect.poll(() => provider.released.map(({ user }) => user)).toContain(firstUser)
-    stop = true
+    stop.abort()
     await Promise.all(load)
     await pg.close()
     expect(await Promise.all(provider.released.map(({ open }) => open))).toEqual(Array.from({ length: 12 }, () => 0))

@@ -9,6 +9,7 @@ const at = (phase: Circumstances['phase'], statement = 'select 1'): Circumstance
 })
 const server = (code: string, fields: object = {}): Error =>
   Object.assign(new Error(`message of ${code}`), { severity: 'ERROR', code, ...fields })
+const pooler = (message: string): Error => Object.assign(new Error(message), { severity: 'FATAL', code: '08P01' })
 const socket = (message: string, code?: string): Error => Object.assign(new Error(message), code === undefined ? {} : { code })
 
 describe('the error table', () => {
@@ -20,6 +21,7 @@ describe('the error table', () => {
     [server('08001'), at('connect'), 'ConnectionError', 'POSTGRES_CONNECT_FAILED', 'safe'],
     [server('08004'), at('connect'), 'ConnectionError', 'POSTGRES_CONNECT_REFUSED', 'safe'],
     [server('08P01'), at('statement'), 'RemoteError', 'POSTGRES_PROTOCOL_VIOLATION', 'never'],
+    [pooler('unsupported startup parameter: options'), at('connect'), 'ConfigError', 'POSTGRES_POOLER_MODE', 'never'],
     [server('22012'), at('statement'), 'DataError', 'POSTGRES_DATA_INVALID', 'never'],
     [server('23502'), at('statement'), 'DataError', 'POSTGRES_CONSTRAINT_VIOLATED', 'never'],
     [server('23505'), at('statement'), 'ConflictError', 'POSTGRES_ALREADY_EXISTS', 'never'],
