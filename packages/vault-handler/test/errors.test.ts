@@ -122,6 +122,12 @@ const answers: [string, RequestFacts, FailedAnswer, { name: string; code: string
     { status: 400, body: says('check-and-set parameter did not match the current version') },
     { name: 'ConflictError', code: 'VAULT_CAS_MISMATCH', retry: 'never' },
   ],
+  ...['lease not found', 'lease expired', 'invalid lease'].map((text): (typeof answers)[number] => [
+    text,
+    write,
+    { status: 400, body: says(text) },
+    { name: 'NotFoundError', code: 'VAULT_LEASE_NOT_FOUND', retry: 'never' },
+  ]),
   [
     'bad request',
     write,
