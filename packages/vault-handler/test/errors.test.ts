@@ -129,6 +129,42 @@ const answers: [string, RequestFacts, FailedAnswer, { name: string; code: string
     { name: 'NotFoundError', code: 'VAULT_LEASE_NOT_FOUND', retry: 'never' },
   ]),
   [
+    'write without check-and-set where it is required',
+    write,
+    { status: 400, body: says('check-and-set parameter required for this call') },
+    { name: 'ConfigError', code: 'VAULT_CAS_REQUIRED', retry: 'never' },
+  ],
+  [
+    'patch of a deleted version',
+    { ...write, method: 'PATCH' },
+    { status: 404, body: { data: { version: 3, destroyed: false, deletion_time: '2026-11-21T10:48:21Z' } } },
+    { name: 'NotFoundError', code: 'VAULT_VERSION_DELETED', retry: 'never' },
+  ],
+  ...['encryption key not found', 'signing key not found', 'signature verification key not found', 'key not found'].map(
+    (text): (typeof answers)[number] => [
+      text,
+      write,
+      { status: 400, body: says(text) },
+      { name: 'NotFoundError', code: 'VAULT_KEY_NOT_FOUND', retry: 'never' },
+    ],
+  ),
+  ...['invalid ciphertext: no prefix', 'invalid ciphertext: version is too new', 'cipher: message authentication failed'].map(
+    (text): (typeof answers)[number] => [
+      text,
+      write,
+      { status: 400, body: says(text) },
+      { name: 'DataError', code: 'VAULT_CIPHERTEXT_INVALID', retry: 'never' },
+    ],
+  ),
+  ...['invalid signature: no prefix', 'invalid base64 signature value', 'invalid HMAC to verify: no prefix'].map(
+    (text): (typeof answers)[number] => [
+      text,
+      write,
+      { status: 400, body: says(text) },
+      { name: 'DataError', code: 'VAULT_SIGNATURE_INVALID', retry: 'never' },
+    ],
+  ),
+  [
     'bad request',
     write,
     { status: 400, body: says('no data provided') },

@@ -12,9 +12,12 @@ describe('a path', () => {
     expect(encodePath(path)).toBe(wire)
   })
 
-  it.each(['', '/', 'a//b', 'a/../b', './a', '..', 'a/\ud800'])('%j is refused', (path) => {
-    expect(() => encodePath(path)).toThrow(expect.objectContaining({ code: 'VAULT_PATH_INVALID' }))
-  })
+  it.each(['', '/', 'a//b', 'a/../b', './a', '..', 'a/\ud800', 'a\nb', 'a\u0000', 'a\u00a0b', 'a\u200bb', 'a\u2028'])(
+    '%j is refused',
+    (path) => {
+      expect(() => encodePath(path)).toThrow(expect.objectContaining({ code: 'VAULT_PATH_INVALID' }))
+    },
+  )
 })
 
 describe('a reference', () => {
