@@ -10,12 +10,13 @@ export interface VaultApi {
   readonly closing: AbortSignal
   /** One public call: let in while the handler is open, waited for by `close()`, ended by the caller's signal or time-out. */
   call<T>(action: string, options: CallOptions | undefined, work: (signal: AbortSignal) => Promise<T>): Promise<T>
-  /** A request with the token of the handler; logs in first, and once more when the token was lost. */
+  /**
+   * A request with the token of the handler; logs in first, and once more when the token was lost. What the cache holds of a
+   * path that was written is forgotten.
+   */
   authorised(request: ApiRequest, signal: AbortSignal): Promise<unknown>
   /** A request as it is: with `request.token` or with none. For what a token of its own opens. */
   send(request: ApiRequest, signal: AbortSignal): Promise<unknown>
-  /** A secret was written, deleted or undeleted: what the cache holds of this path (`secret/app`) is forgotten. */
-  changed(path: string): void
   /**
    * Work for `close()`, done after the calls under way and before the token is revoked, at most for two seconds; its errors
    * are not told. Returns how to take it back.

@@ -126,19 +126,22 @@ export class TokenSource {
   /** Does it at that time, and again with growing waits while it fails for reasons that pass; at the end, a login. */
   #at(time: number, held: Held, work: () => Promise<void>, failures = 0): void {
     if (!this.#renewToken || this.#api.closing.aborted || time === Infinity) return
-    this.#alarm.set(time, () => {
-      work().catch((error: unknown) => {
-        if (this.#held !== held || this.#api.closing.aborted) return
-        const passes = HandlerError.is(error) && error.retry !== 'never'
-        this.#api.logger.warn({ origin: this.origin, err: error, again: passes }, 'vault token could not be kept alive')
-        const end = replaceAt(held)
-        const next = passes
-          ? Date.now() + leaseRetryDelay(failures + 1, held.expiresAt - held.since, error.retryAfterMs)
-          : Infinity
-        if (next < end) this.#at(next, held, work, failures + 1)
-        else this.#at(passes ? Math.max(next, end) : end, held, () => this.#logInForLeases(), failures + 1)
-      })
-    })
+    this.#alarm.set(time, () => void this.#try(held, work, failures))
+  }
+
+  async #try(held: Held, work: () => Promise<void>, failures: number): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      if (this.#held !== held || this.#api.closing.aborted) return
+      const passes = HandlerError.is(error) && error.retry !== 'never'
+      this.#api.logger.warn({ origin: this.origin, err: error, again: passes }, 'vault token could not be kept alive')
+      const end = replaceAt(held)
+      const retryAfterMs = HandlerError.is(error) ? error.retryAfterMs : undefined
+      const next = Date.now() + leaseRetryDelay(failures + 1, held.expiresAt - held.since, retryAfterMs)
+      if (next < end && passes) this.#at(next, held, work, failures + 1)
+      else this.#at(Math.max(next, end), held, () => this.#logInForLeases(), failures + 1)
+    }
   }
 
   async #lookUp(held: Held): Promise<void> {

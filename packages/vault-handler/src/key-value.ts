@@ -170,7 +170,6 @@ export class KeyValue {
         await this.#send('POST', 'delete', place, { versions }, signal)
       } else {
         await this.#request('DELETE', 'data', place, { idempotent: true }, signal)
-        this.#api.changed(pathOf(place))
       }
     })
   }
@@ -224,7 +223,6 @@ export class KeyValue {
   deleteMetadata(path: string, options?: CallOptions): Promise<void> {
     return this.#versioned('delete the metadata of', path, options, async (place, signal) => {
       await this.#request('DELETE', 'metadata', place, { idempotent: true }, signal)
-      this.#api.changed(pathOf(place))
     })
   }
 
@@ -305,7 +303,6 @@ export class KeyValue {
     assertExact(place, data)
     registerTexts(place, data)
     await this.#request('PUT', 'data', place, { body: data, idempotent: true }, signal)
-    this.#api.changed(pathOf(place))
     return undefined
   }
 
@@ -323,10 +320,8 @@ export class KeyValue {
   }
 
   /** A write to a version 2 mount. One with `cas` must not be made twice: the second would find the version of the first. */
-  async #send(method: string, api: string, place: Place, body: WriteBody, signal: AbortSignal): Promise<unknown> {
-    const answer = await this.#request(method, api, place, { body, idempotent: body.options === undefined }, signal)
-    this.#api.changed(pathOf(place))
-    return answer
+  #send(method: string, api: string, place: Place, body: WriteBody, signal: AbortSignal): Promise<unknown> {
+    return this.#request(method, api, place, { body, idempotent: body.options === undefined }, signal)
   }
 
   #request(

@@ -10,14 +10,14 @@ const ASK_AGAIN_MS = 5_000
 
 /** What was read, out of sight of inspect and JSON. Those who get it get a copy each. */
 class Entry {
-  readonly path: string
+  readonly names: ReadonlySet<string>
   readonly readAt = Date.now()
   /** While the server fails: until when it is not asked again. */
   askAt = 0
   readonly #data: SecretData
 
-  constructor(path: string, data: SecretData) {
-    this.path = path
+  constructor(names: ReadonlySet<string>, data: SecretData) {
+    this.names = names
     this.#data = structuredClone(data)
   }
 
@@ -36,7 +36,7 @@ export class SecretCache {
   readonly #logger: Logger
   /** The least recently used first. */
   readonly #entries = new Map<string, Entry>()
-  readonly #reading = new Map<string, { readonly path: string; readonly data: Promise<SecretData> }>()
+  readonly #reading = new Map<string, { readonly names: ReadonlySet<string>; readonly data: Promise<SecretData> }>()
 
   constructor(config: CacheConfig, logger: Logger) {
     this.#config = config
@@ -50,8 +50,7 @@ export class SecretCache {
     read: () => Promise<SecretData>,
     signal: AbortSignal,
   ): Promise<SecretData> {
-    const plain = parsePath(path).join('/')
-    const key = `${version ?? ''} ${plain}`
+    const key = `${version ?? ''} ${parsePath(path).join('/')}`
     const entry = this.#entries.get(key)
     const age = entry === undefined ? Infinity : Date.now() - entry.readAt
     if (entry !== undefined && (age < this.#config.ttlMs || Date.now() < entry.askAt)) {
@@ -60,7 +59,7 @@ export class SecretCache {
       return entry.open()
     }
     try {
-      return structuredClone(await untilAborted(this.#read(key, plain, read), signal))
+      return structuredClone(await untilAborted(this.#read(key, path, read), signal))
     } catch (error) {
       const staleAt = entry === undefined ? 0 : entry.readAt + this.#config.ttlMs + this.#config.staleIfErrorMs
       if (entry === undefined || Date.now() >= staleAt || !isOutage(error)) throw error
@@ -75,7 +74,7 @@ export class SecretCache {
   /** Forgets a secret, by whichever of its names: `secret/app`, `secret/data/app`. */
   forget(path: string): void {
     const names = namesOf(path)
-    const isNamed = (other: { readonly path: string }): boolean => [...namesOf(other.path)].some((name) => names.has(name))
+    const isNamed = (other: { readonly names: ReadonlySet<string> }): boolean => [...names].some((name) => other.names.has(name))
     for (const [key, entry] of this.#entries) if (isNamed(entry)) this.#entries.delete(key)
     // What was asked for before the change may be answered with what was there before it.
     for (const [key, reading] of this.#reading) if (isNamed(reading)) this.#reading.delete(key)
@@ -84,13 +83,13 @@ export class SecretCache {
   #read(key: string, path: string, read: () => Promise<SecretData>): Promise<SecretData> {
     const running = this.#reading.get(key)
     if (running !== undefined) return running.data
-    const reading = { path, data: read() }
+    const reading = { names: namesOf(path), data: read() }
     this.#reading.set(key, reading)
     const isWanted = (): boolean => this.#reading.get(key) === reading
     reading.data
       .then(
         (data) => {
-          if (isWanted()) this.#keep(key, new Entry(path, data))
+          if (isWanted()) this.#keep(key, new Entry(reading.names, data))
         },
         (error: unknown) => {
           // Told to those who wait. A refusal or a deletion is an answer too.

@@ -112,7 +112,6 @@ export class VaultHandler implements Closable {
       call: (action, callOptions, work) => this.#call(action, callOptions, work),
       authorised: (request, signal) => this.#authorised(request, signal),
       send: (request, signal) => this.#client.send(request, signal),
-      changed: (path) => this.#cache?.forget(path),
       onClose: (work) => {
         this.#releases.add(work)
         return () => void this.#releases.delete(work)
@@ -234,7 +233,6 @@ export class VaultHandler implements Closable {
         },
         signal,
       )
-      if (!READS.has(verb)) this.#api.changed(path)
       return wrapTtlMs === undefined ? answer : readWrapped(path, answer)
     })
   }
@@ -302,8 +300,17 @@ export class VaultHandler implements Closable {
     )
   }
 
-  /** A request with the token. When the server no longer knows the token, one login and one more try. */
   async #authorised(request: ApiRequest, signal: AbortSignal): Promise<unknown> {
+    try {
+      return await this.#withToken(request, signal)
+    } finally {
+      // A write that failed may have been applied all the same.
+      if (!READS.has(request.method)) this.#cache?.forget(request.path)
+    }
+  }
+
+  /** A request with the token. When the server no longer knows the token, one login and one more try. */
+  async #withToken(request: ApiRequest, signal: AbortSignal): Promise<unknown> {
     const token = await this.#tokens.get(signal)
     try {
       return await this.#client.send({ ...request, token }, signal)

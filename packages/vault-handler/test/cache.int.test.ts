@@ -61,7 +61,7 @@ describeWith(['openbao'], 'the cache', ({ openbao }) => {
     const path = await secret({ list: ['unseen-value'] })
     const vault = caching()
     const [one, other] = await Promise.all([vault.getSecret(path), vault.getSecret(path)])
-    for (const data of [one, other]) (data?.['list'] as string[]).push('changed by a reader')
+    for (const data of [one, other]) (data['list'] as string[]).push('changed by a reader')
     expect(await vault.getSecret(path)).toEqual({ list: ['unseen-value'] })
     expect(inspect(vault, { depth: 20, showHidden: true }) + JSON.stringify(vault)).not.toContain('unseen-value')
   })
@@ -92,6 +92,15 @@ describeWith(['openbao'], 'the cache', ({ openbao }) => {
     expect(await failure(vault.getSecret(path))).toMatchObject({ code: 'VAULT_VERSION_DELETED' })
     await vault.kv.undelete(path, [4])
     expect(await seen()).toEqual([4, 4])
+  })
+
+  it('forgets what a write that failed may have changed', async () => {
+    const path = await secret({ n: 1 })
+    const vault = caching()
+    await vault.getSecret(path)
+    expect(await failure(vault.kv.put(path, { n: 2 }, { cas: 7 }))).toMatchObject({ code: 'VAULT_CAS_MISMATCH' })
+    await vault.getSecret(path)
+    expect(proxy.count(READ)).toBe(2)
   })
 
   it('gives out what it has while the server fails, for as long as it was told', async () => {

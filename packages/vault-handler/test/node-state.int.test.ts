@@ -74,10 +74,10 @@ describeWith(['openbao'], 'a server that keeps its data and is restarted in the 
       retry: { attempts: 1_000, budgetMs: 60_000, baseDelayMs: 20, maxDelayMs: 100 },
     })
     await vault.getSecret('secret/app')
-    let reading = true
+    const reading = new AbortController()
     let reads = 0
     const readers = Array.from({ length: 5 }, async () => {
-      while (reading) {
+      while (!reading.signal.aborted) {
         expect(await vault.getSecret('secret/app')).toEqual({ user: 'from-the-vault' })
         reads++
       }
@@ -86,7 +86,7 @@ describeWith(['openbao'], 'a server that keeps its data and is restarted in the 
     await server.restart()
     const before = reads
     await expect.poll(() => reads, { timeout: 30_000 }).toBeGreaterThan(before + 20)
-    reading = false
+    reading.abort()
     await Promise.all(readers)
     expect(proxy.count('POST /v1/auth/approle/login')).toBe(1)
   })

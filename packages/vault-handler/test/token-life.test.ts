@@ -1,4 +1,4 @@
-import { ConnectionError, silentLogger } from '@common-handlers/core'
+import { AuthError, ConnectionError, silentLogger } from '@common-handlers/core'
 import { afterEach, beforeEach, expect, it, vi } from 'vitest'
 import { TokenSource } from '../src/authentication.ts'
 import type { ApiRequest } from '../src/client.ts'
@@ -16,10 +16,11 @@ interface Script {
   readonly ttl: number
   readonly maxTtl?: number
   readonly renew?: () => void
+  readonly logIn?: (count: number) => void
 }
 
 /** A server that knows one role, by what the token methods need of it. */
-function source({ ttl, maxTtl = Infinity, renew = () => undefined }: Script): {
+function source({ ttl, maxTtl = Infinity, renew = () => undefined, logIn = () => undefined }: Script): {
   tokens: TokenSource
   seen: string[]
   close: () => void
@@ -29,8 +30,10 @@ function source({ ttl, maxTtl = Infinity, renew = () => undefined }: Script): {
   let bornAt = 0
   const send = async ({ path }: ApiRequest): Promise<unknown> => {
     seen.push(path)
-    if (path.endsWith('/login')) bornAt = Date.now()
-    else renew()
+    if (path.endsWith('/login')) {
+      logIn(logins(seen))
+      bornAt = Date.now()
+    } else renew()
     const left = Math.min(ttl, maxTtl - Math.ceil((Date.now() - bornAt) / 1000))
     return { auth: { client_token: `s.token-${seen.length}`, lease_duration: left, renewable: true } }
   }
@@ -99,6 +102,23 @@ it('a server that is away for a whole life is asked as often as the back-off all
   expect(logins(seen)).toBe(1)
   await tokens.get(open)
   expect(logins(seen)).toBe(2)
+})
+
+it('a login that is refused while somebody has leases is tried again, and not in a tight loop', async () => {
+  const { tokens, seen } = source({
+    ttl: 60,
+    maxTtl: 60,
+    logIn: (count) => {
+      if (count > 1) throw new AuthError('refused', { code: 'VAULT_LOGIN_FAILED' })
+    },
+  })
+  await tokens.get(open)
+  tokens.onLost(() => undefined)
+  await vi.advanceTimersByTimeAsync(60_000)
+  // The last six seconds: waits of 0.05, 0.1 … 1.6 s at least, then of two and a half.
+  expect(logins(seen)).toBeGreaterThan(2)
+  expect(logins(seen)).toBeLessThanOrEqual(1 + 1 + 6 + 1)
+  await expect(tokens.get(open)).rejects.toThrow('refused')
 })
 
 it('does nothing more once the handler closes', async () => {
