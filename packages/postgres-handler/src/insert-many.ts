@@ -20,7 +20,7 @@ const STATEMENT_ROWS = 20_000
 
 /**
  * Inserts rows as one array a column, which the server takes apart with unnest(): one statement text whatever the number of
- * rows, and no limit of parameters. The arrays are of text, and each value is cast by the server as a literal would be.
+ * rows, and no limit of parameters. A value is read by the server as a literal would be.
  */
 export async function insertMany<C extends string>(
   connection: Connection,
@@ -60,13 +60,18 @@ export async function insertMany<C extends string>(
 }
 
 const TABLE = `
-  SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), a.attname, pg_catalog.format_type(a.atttypid, -1)
+  SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), a.attname, pg_catalog.format_type(a.atttypid, -1),
+         t.typarray <> 0 AND t.typdelim = ',' AND t.typcategory <> 'C'
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
    WHERE c.oid = pg_catalog.to_regclass($1)`
 
-/** A cast without a modifier, so that a text that is too long is an error, as it is for INSERT, and not cut. */
+/**
+ * Types go without their modifier, so that a text that is too long is an error, as it is for INSERT, and not cut. unnest()
+ * takes an array of arrays apart to the bottom, and composites into columns: these come as texts, which are cast.
+ */
 async function insertStatement<C extends string>(
   connection: Connection,
   table: string,
@@ -74,7 +79,7 @@ async function insertStatement<C extends string>(
   onConflict: OnConflict<C> | undefined,
   signal: AbortSignal,
 ): Promise<string> {
-  const found = (await connection.query(TABLE, [table], signal)).rows as readonly (readonly [string, string, string])[]
+  const found = (await connection.query(TABLE, [table], signal)).rows as readonly (readonly [string, string, string, boolean])[]
   const [quoted] = found[0] ?? []
   if (quoted === undefined) {
     throw new NotFoundError(`there is no table ${table}, or its schema is not in the search_path`, {
@@ -82,17 +87,18 @@ async function insertStatement<C extends string>(
       context: { table },
     })
   }
-  const types = new Map(found.map(([, name, type]) => [name, type]))
-  const values = columns.map((column, index) => {
+  const types = new Map(found.map(([, name, type, hasArray]) => [name, { type, hasArray }]))
+  const chosen = columns.map((column) => {
     const type = types.get(column)
-    if (type !== undefined) return `r.c${index}::${type}`
+    if (type !== undefined) return type
     throw new NotFoundError(`${table} has no column "${column}"`, {
       code: 'POSTGRES_COLUMN_NOT_FOUND',
       context: { table, column },
     })
   })
   const names = columns.map((column) => quoteIdent(column)).join(', ')
-  const parameters = columns.map((_, index) => `$${index + 1}::text[]`).join(', ')
+  const values = chosen.map(({ type, hasArray }, index) => (hasArray ? `r.c${index}` : `r.c${index}::${type}`))
+  const parameters = chosen.map(({ type, hasArray }, index) => `$${index + 1}::${hasArray ? type : 'text'}[]`).join(', ')
   const parts = columns.map((_, index) => `c${index}`).join(', ')
   return `INSERT INTO ${quoted} (${names}) SELECT ${values.join(', ')} FROM unnest(${parameters}) AS r (${parts})${conflictClause(columns, onConflict)}`
 }
