@@ -242,6 +242,13 @@ function fromSocket(error: unknown, circumstances: Circumstances): HandlerError 
       code: 'POSTGRES_TLS_NOT_OFFERED',
     })
   }
+  // The server says so in a TLS alert, after the handshake where it is TLS 1.3.
+  if (/\balert\b/.test(message)) {
+    return new AuthError(`${circumstances.target}: the server does not accept the certificate of the client: ${message}`, {
+      ...base,
+      code: 'POSTGRES_CLIENT_CERT_REFUSED',
+    })
+  }
   if (CERTIFICATE.test(code)) {
     return new ConnectionError(`${circumstances.target}: the server's certificate is not trusted: ${message}`, {
       ...base,

@@ -134,14 +134,16 @@ export class PostgresHandler implements Queries, AsyncDisposable {
 
   /**
    * A handler with the options that `PGHOST`, `PGPORT`, `PGDATABASE`, `PGUSER`, `PGPASSWORD`, `PGSSLMODE`, `PGSSLROOTCERT`,
-   * `PGSSLCERT`, `PGSSLKEY`, `PGAPPNAME` and `PGCONNECT_TIMEOUT` name, as libpq reads them. Options given here win.
+   * `PGSSLCERT`, `PGSSLKEY`, `PGAPPNAME` and `PGCONNECT_TIMEOUT` name, as libpq reads them. Options given here win; with `url` nothing is read.
    * @throws ConfigError `POSTGRES_CONFIG_INVALID`
    */
   static fromEnvironment(
     options: PostgresHandlerOptions = {},
     variables?: Readonly<Record<string, string | undefined>>,
   ): PostgresHandler {
-    return new PostgresHandler({ ...configFromEnvironment(variables), ...options })
+    const { user, password, ...found } = options.url === undefined ? configFromEnvironment(variables) : {}
+    const login = options.credentials === undefined ? { user, password } : {}
+    return new PostgresHandler({ ...found, ...login, ...options })
   }
 
   /** Makes a connection, so that a wrong address shows now. Implied by the first call. */
@@ -237,11 +239,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
    * tells when the lock is lost.
    * @throws ConflictError `POSTGRES_LOCK_NOT_AVAILABLE` (with `wait: false`), ConnectionError `POSTGRES_LOCK_LOST`
    */
-  withAdvisoryLock<T>(
-    key: AdvisoryKey,
-    work: (lock: AdvisoryLock) => Promise<T>,
-    options: AdvisoryLockOptions = {},
-  ): Promise<T> {
+  withAdvisoryLock<T>(key: AdvisoryKey, work: (lock: AdvisoryLock) => Promise<T>, options: AdvisoryLockOptions = {}): Promise<T> {
     return this.#run('the work under the lock', options, (connection, signal) =>
       withLock(connection, key, options.wait, signal, work),
     )
@@ -418,9 +416,12 @@ export class PostgresHandler implements Queries, AsyncDisposable {
 function mayHelp(error: unknown): boolean {
   if (!HandlerError.is(error)) return false
   if (error.outcome === 'connection') return true
-  return ['POSTGRES_TOO_MANY_CONNECTIONS', 'POSTGRES_CREDENTIALS_UNAVAILABLE', 'POSTGRES_SERIALIZATION_FAILED', 'POSTGRES_DEADLOCK'].includes(
-    error.code,
-  )
+  return [
+    'POSTGRES_TOO_MANY_CONNECTIONS',
+    'POSTGRES_CREDENTIALS_UNAVAILABLE',
+    'POSTGRES_SERIALIZATION_FAILED',
+    'POSTGRES_DEADLOCK',
+  ].includes(error.code)
 }
 
 const BEGIN_SNAPSHOT = 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY'

@@ -24,7 +24,11 @@ describe('options', () => {
       sslMode: 'disable',
       connectTimeoutMs: 10_000,
       statementTimeoutMs: 0,
-      pool: { min: 0, max: 10, idleTimeoutMs: 10_000 },
+      lockTimeoutMs: 0,
+      idleInTransactionTimeoutMs: 0,
+      poolerMode: 'session',
+      retry: { attempts: 5, budgetMs: 10_000 },
+      pool: { min: 0, max: 10, idleTimeoutMs: 10_000, maxLifetimeMs: 1_800_000, waitTimeoutMs: 10_000, drainTimeoutMs: 0 },
     })
     expect(problem({})).toContain('user: missing')
   })
@@ -55,10 +59,34 @@ describe('options', () => {
     [{ url: 'postgres://u@h/d?sslmode=prefer' }, 'sslmode=prefer is not one of disable, require'],
     [{ url: 'postgres://u@h/d?options=-c' }, 'cannot use its parameter "options"'],
     [{ user: 'u', sslMode: 'require', sslRootCert: '/ca.pem' }, 'use verify-ca or verify-full'],
+    [{ user: 'u', sslMode: 'require', sslServerName: 'db' }, 'use verify-full'],
+    [{ user: 'u', sslMode: 'require', sslCert: '/c.pem' }, 'sslKey: missing'],
+    [{ user: 'u', sslCert: '/c.pem', sslKey: '/k.pem' }, 'not used with sslMode "disable"'],
     [{ user: 'u', pool: { min: 3, max: 2 } }, 'min is greater than max'],
     [{ user: 'u', passwort: 'x' }, 'passwort'],
   ])('refuse %o', (options, message) => {
     expect(problem(options)).toContain(message)
+  })
+
+  it('come from the variables of libpq where they are asked for', async () => {
+    const variables = {
+      PGHOST: 'db',
+      PGPORT: '6432',
+      PGUSER: 'app',
+      PGDATABASE: '',
+      PGPASSWORD: 'p-from-env',
+      PGSSLMODE: 'require',
+    }
+    const target = async (options: PostgresHandlerOptions): Promise<string> => {
+      await using pg = PostgresHandler.fromEnvironment({ retry: { attempts: 1 }, ...options }, variables)
+      return (await pg.check({ timeoutMs: 200 })).target
+    }
+    expect(await target({ host: '127.0.0.1', port: 1 })).toBe('postgres://app@127.0.0.1:1/app')
+    expect(await target({ url: 'postgres://other@127.0.0.1:1/main' })).toBe('postgres://other@127.0.0.1:1/main')
+    const credentials = (): Promise<never> => Promise.reject(new Error('none'))
+    expect(await target({ host: '127.0.0.1', database: 'main', credentials })).toBe('postgres://127.0.0.1:6432/main')
+    expect(() => PostgresHandler.fromEnvironment({}, { ...variables, PGSSLMODE: 'prefer' })).toThrow(/sslMode/)
+    expect(() => PostgresHandler.fromEnvironment({}, { ...variables, PGPORT: 'x' })).toThrow(/port/)
   })
 
   it('show no password, neither in errors nor when the handler is inspected', () => {
@@ -70,7 +98,7 @@ describe('options', () => {
 
   it('describe every key and mark the secrets', () => {
     const keys = configKeys(postgresConfigSchema)
-    expect(keys.filter((key) => key.secret).map((key) => key.path.join('.'))).toEqual(['url', 'password'])
+    expect(keys.filter((key) => key.secret).map((key) => key.path.join('.'))).toEqual(['url', 'password', 'sslKey'])
     expect(keys.filter((key) => key.description === undefined)).toEqual([])
     expect(keys.map((key) => key.path.join('.'))).toContain('pool.idleTimeoutMs')
   })

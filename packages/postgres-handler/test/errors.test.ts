@@ -21,6 +21,13 @@ describe('the error table', () => {
     [server('08001'), at('connect'), 'ConnectionError', 'POSTGRES_CONNECT_FAILED', 'safe'],
     [server('08004'), at('connect'), 'ConnectionError', 'POSTGRES_CONNECT_REFUSED', 'safe'],
     [server('08P01'), at('statement'), 'RemoteError', 'POSTGRES_PROTOCOL_VIOLATION', 'never'],
+    [
+      socket('ssl3_read_bytes:tlsv1 alert unknown ca', 'ERR_SSL_TLSV1_ALERT_UNKNOWN_CA'),
+      at('connect'),
+      'AuthError',
+      'POSTGRES_CLIENT_CERT_REFUSED',
+      'never',
+    ],
     [pooler('unsupported startup parameter: options'), at('connect'), 'ConfigError', 'POSTGRES_POOLER_MODE', 'never'],
     [server('22012'), at('statement'), 'DataError', 'POSTGRES_DATA_INVALID', 'never'],
     [server('23502'), at('statement'), 'DataError', 'POSTGRES_CONSTRAINT_VIOLATED', 'never'],
