@@ -30,6 +30,9 @@ import {
   downloadToHandle,
   downloadToPath,
   rangesOf,
+  readBytes,
+  type ReadContext,
+  readWhole,
   type S3DownloadOptions,
 } from './download.ts'
 import { assertKey, type S3Request } from './errors.ts'
@@ -176,6 +179,8 @@ export class S3Handler implements AsyncDisposable {
   constructor(options: S3HandlerOptions) {
     const { logger = silentLogger, credentials, ...config } = options
     this.#config = parseConfig(config)
+    if (credentials !== undefined && this.#config.accessKeyId !== undefined)
+      throw new ConfigError('credentials and accessKeyId exclude each other: give one of them', { code: 'S3_CONFIG_INVALID' })
     const warn = (error: unknown): void =>
       logger.warn({ error }, 'the credential provider failed; the credentials before still hold')
     this.#credentials = credentials === undefined ? undefined : new CredentialCache(credentials, warn)
@@ -240,7 +245,14 @@ export class S3Handler implements AsyncDisposable {
 
   /** The bytes whole, with the etag they had. @throws as {@link get} */
   async getBytes(key: string, options: S3GetOptions = {}): Promise<{ readonly bytes: Buffer; readonly etag: string }> {
-    return withDeadline(options, { prefix: 'S3', action: `reading ${this.#where(key)}` }, async ({ signal }) => {
+    const { start, end, versionId, customerKey, decompress = false } = options
+    return this.#run(options, `reading ${this.#where(key)}`, async (signal) => {
+      if (decompress === false) {
+        const context = this.#readContext(key, { versionId, customerKey }, signal)
+        const whole = start === undefined && end === undefined
+        const { bytes, etag } = await (whole ? readWhole(context) : readBytes(context, { start, end }))
+        return { bytes, etag }
+      }
       const { body, etag } = await this.#getBody(key, { ...options, signal, timeoutMs: undefined })
       const chunks: Buffer[] = []
       for await (const chunk of body) chunks.push(chunk as Buffer)
@@ -660,7 +672,7 @@ export class S3Handler implements AsyncDisposable {
       const body = resumingBody({
         request,
         first,
-        reopen: (start, end, ifMatch) => this.#driver.getObject(fullKey, { ...from, signal, start, end, ifMatch }),
+        reopen: (begin, last, ifMatch) => this.#driver.getObject(fullKey, { ...from, signal, start: begin, end: last, ifMatch }),
         retry: this.#retry(signal),
         stallTimeoutMs: this.#config.stallTimeoutMs,
         signal,
@@ -729,25 +741,22 @@ export class S3Handler implements AsyncDisposable {
     throw error
   }
 
-  async #downloadContext(key: string, options: S3DownloadOptions, signal: AbortSignal): Promise<DownloadContext> {
-    const { partSize, concurrency, bucket, endpoint } = this.#config
-    const { versionId, customerKey, memoryBytes } = options
+  #readContext(key: string, from: ReadFrom, signal: AbortSignal): ReadContext {
+    const { bucket, endpoint } = this.#config
     const fullKey = this.#fullKey(key)
+    const request = { action: 'GetObject', bucket, key: fullKey, endpoint }
+    return { driver: this.#driver, request, key: fullKey, from, retry: this.#retry(signal), signal }
+  }
+
+  async #downloadContext(key: string, options: S3DownloadOptions, signal: AbortSignal): Promise<DownloadContext> {
+    const { partSize, concurrency } = this.#config
+    const { versionId, customerKey, memoryBytes } = options
+    const from = { versionId, customerKey }
+    const context = this.#readContext(key, from, signal)
     const { size, etag, checksum } = await this.#try(signal, () =>
-      this.#driver.headObject(fullKey, { versionId, customerKey, signal }),
-    ).catch((error: unknown) => this.#explainHead(error, key, { versionId, customerKey, signal }))
-    return {
-      driver: this.#driver,
-      request: { action: 'GetObject', bucket, key: fullKey, endpoint },
-      key: fullKey,
-      from: { versionId, customerKey },
-      size,
-      etag,
-      checksum,
-      ...rangesOf(partSize, concurrency, memoryBytes),
-      retry: this.#retry(signal),
-      signal,
-    }
+      this.#driver.headObject(context.key, { ...from, signal }),
+    ).catch((error: unknown) => this.#explainHead(error, key, { ...from, signal }))
+    return { ...context, size, etag, checksum, ...rangesOf(partSize, concurrency, memoryBytes) }
   }
 
   #uploadContext(signal: AbortSignal): UploadContext {

@@ -180,7 +180,7 @@ async function objectsOf(
     else how.refused.push({ path, reason })
   }
   // A path is a file or a folder; keys can be both.
-  for (const path of [...found.keys()]) {
+  for (const path of found.keys()) {
     for (let at = path.lastIndexOf('/'); at > 0; at = path.lastIndexOf('/', at - 1)) {
       if (!found.has(path.slice(0, at))) continue
       found.delete(path)
@@ -324,13 +324,13 @@ async function deleteAll(
 /** Works on so many at a time; after a failure nothing new is begun, and the first error is thrown when all have ended. */
 async function eachOf<T>(items: readonly T[], concurrency: number, work: (item: T) => Promise<void>): Promise<void> {
   let next = 0
-  let failure: { readonly error: unknown } | undefined
+  const failures: unknown[] = []
   const run = async (): Promise<void> => {
-    while (failure === undefined && next < items.length) {
+    while (failures.length === 0 && next < items.length) {
       const item = items[next++]
-      if (item !== undefined) await work(item).catch((error: unknown) => (failure ??= { error }))
+      if (item !== undefined) await work(item).catch((error: unknown) => failures.push(error))
     }
   }
   await Promise.all(Array.from({ length: concurrency }, run))
-  if (failure !== undefined) throw failure.error
+  if (failures.length > 0) throw failures[0]
 }

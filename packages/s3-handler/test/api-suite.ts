@@ -781,6 +781,31 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
     })
   })
 
+  it('runs its example', async () => {
+    const script = fileURLToPath(new URL('../examples/rows-and-folders.ts', import.meta.url))
+    const { stdout, stderr } = await run(process.execPath, ['--conditions=@common-handlers/source', script], {
+      env: {
+        PATH: process.env['PATH'],
+        S3_ENDPOINT: address.endpoint,
+        S3_BUCKET: address.bucket,
+        S3_PREFIX: `${folder}/example`,
+        AWS_ACCESS_KEY_ID: address.accessKeyId,
+        AWS_SECRET_ACCESS_KEY: address.secretAccessKey,
+      },
+    })
+    expect(stderr).toBe('')
+    expect(stdout.split('\n')).toEqual([
+      'upload people.csv.gz',
+      '1 "Grace\\nHopper"',
+      '2 "Ada"',
+      "{ reviewed: 'yes' }",
+      'anybody reads it',
+      'archive/',
+      'people/',
+      '',
+    ])
+  })
+
   describe('unfinished uploads', () => {
     it('are thrown away when they are old enough', async () => {
       proxy.fault = ({ method, url }) =>

@@ -6,8 +6,8 @@ const options = JSON.parse(process.env['S3_OPTIONS'] ?? '{}') as S3HandlerOption
 await using s3 = new S3Handler(options)
 try {
   await s3.put('chain', 'x')
-  console.log((await s3.getText('chain')) === 'x' ? 'written and read' : 'something else')
+  process.stdout.write((await s3.getText('chain')) === 'x' ? 'written and read' : 'something else')
 } catch (error) {
   if (!HandlerError.is(error)) throw error
-  console.log(error.name, error.code)
+  process.stdout.write(`${error.name} ${error.code}`)
 }

@@ -24,6 +24,7 @@ describe('options', () => {
       stallTimeoutMs: 30_000,
       retry: { attempts: 100, budgetMs: 60_000, baseDelayMs: 100, maxDelayMs: 5_000 },
       checksums: 'when-required',
+      checksumAlgorithm: 'crc32',
       signPayload: 'http',
     })
     expect(problem({})).toMatchObject({
@@ -37,6 +38,11 @@ describe('options', () => {
     ['an unknown key', { buckets: 'x' }, 'buckets'],
     ['a part that S3 refuses', { partSize: 1024 }, 'partSize'],
     ['half of the credentials', { accessKeyId: 'AKIA' }, 'secretAccessKey'],
+    [
+      'keys beside a provider',
+      { accessKeyId: 'A', secretAccessKey: 'never-shown', credentials: async () => ({}) },
+      'credentials',
+    ],
     ['an endpoint that is no address', { endpoint: 'localhost:9000' }, 'endpoint'],
     ['credentials inside the endpoint', { endpoint: 'http://user:never-shown@localhost' }, 'endpoint'],
     ['an unknown key of the retry policy', { retry: { tries: 3 } }, 'tries'],
