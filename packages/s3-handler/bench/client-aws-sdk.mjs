@@ -1,6 +1,5 @@
 // One job of transfer.ts with the SDK and its lib-storage, configured as they come.
-import { createReadStream, createWriteStream } from 'node:fs'
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { createReadStream, createWriteStream, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { GetObjectCommand, paginateListObjectsV2, PutObjectCommand, S3Client } from '@aws-sdk/client-s3'
@@ -34,16 +33,16 @@ const jobs = {
   },
   'put small': async () => {
     const folder = join(BENCH_FOLDER, 'small')
-    await each(await readdir(folder), async (name) =>
-      client.send(new PutObjectCommand({ Bucket, Key: `sdk/small/${name}`, Body: await readFile(join(folder, name)) })),
+    await each(readdirSync(folder), async (name) =>
+      client.send(new PutObjectCommand({ Bucket, Key: `sdk/small/${name}`, Body: readFileSync(join(folder, name)) })),
     )
   },
   'get small': async () => {
     const folder = join(BENCH_FOLDER, 'small.sdk')
-    await mkdir(folder)
+    mkdirSync(folder)
     await each(await keysBelow('sdk/small/'), async ({ Key }) => {
       const { Body } = await client.send(new GetObjectCommand({ Bucket, Key }))
-      await writeFile(join(folder, Key.slice('sdk/small/'.length)), await Body.transformToByteArray())
+      writeFileSync(join(folder, Key.slice('sdk/small/'.length)), await Body.transformToByteArray())
     })
   },
   list: async () => process.stdout.write((await keysBelow('keys/')).map(({ Key, Size }) => `${Size} ${Key}\n`).join('')),

@@ -1,6 +1,5 @@
 // One job of transfer.ts with this package, as it is installed: built, configured as it comes.
-import { createReadStream } from 'node:fs'
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { createReadStream, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { S3Handler } from '@common-handlers/s3-handler'
 
@@ -27,16 +26,16 @@ const jobs = {
   download: () => s3.download('ours/big', join(BENCH_FOLDER, 'big.ours')),
   'put small': async () => {
     const folder = join(BENCH_FOLDER, 'small')
-    await each(await readdir(folder), async (name) => s3.put(`ours/small/${name}`, await readFile(join(folder, name))))
+    await each(readdirSync(folder), async (name) => s3.put(`ours/small/${name}`, readFileSync(join(folder, name))))
   },
   'get small': async () => {
     const folder = join(BENCH_FOLDER, 'small.ours')
-    await mkdir(folder)
+    mkdirSync(folder)
     const keys = []
     for await (const { key } of s3.list('ours/small/')) keys.push(key)
     await each(keys, async (key) => {
       const { bytes } = await s3.getBytes(key)
-      await writeFile(join(folder, key.slice('ours/small/'.length)), bytes)
+      writeFileSync(join(folder, key.slice('ours/small/'.length)), bytes)
     })
   },
   list: async () => {

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { type CallOptions, HandlerError, retry, type RetryOptions } from '@common-handlers/core'
-import { type Checksum, RunningChecksum } from './checksum.ts'
+import { type Checksum, checksumOf, RunningChecksum } from './checksum.ts'
 import type { OpenedHead, ReadFrom, S3Driver } from './driver.ts'
 import { bodyCorrupt, bodyCut, objectChanged, type S3Request } from './errors.ts'
 
@@ -135,37 +135,83 @@ export function downloadStream(context: DownloadContext): Readable {
   return body
 }
 
-/** Fills the memory with the object's bytes from `start` on. A range that is cut goes on at its next byte. */
+/** Fills the memory with the object's bytes from `start` on. */
 async function readRange(context: DownloadContext, start: number, bytes: Buffer, signal: AbortSignal): Promise<void> {
-  const { driver, key, from, etag, request } = context
+  await readBytes({ ...context, signal }, { start, end: start + bytes.byteLength - 1 }, { etag: context.etag, start, bytes })
+}
+
+/** What is needed to read bytes of one object. */
+export type ReadContext = Pick<DownloadContext, 'driver' | 'request' | 'key' | 'from' | 'retry' | 'signal'>
+
+interface Reading {
+  readonly etag: string
+  /** Place of the first byte in the object. */
+  readonly start: number
+  readonly bytes: Buffer
+  readonly checksum?: Checksum | undefined
+}
+
+/**
+ * Reads the object, or a range of it, into memory; without `into` the first answer says how much it takes. A body that is
+ * cut or falls silent goes on at its next byte, of the same object; each byte that comes renews the budget of tries.
+ */
+export async function readBytes(
+  context: ReadContext,
+  range: { readonly start?: number | undefined; readonly end?: number | undefined },
+  into?: Reading,
+): Promise<Reading> {
+  const { driver, key, from, request, signal } = context
   const options = { ...context.retry, signal }
+  let reading = into
   let filled = 0
   const read = async (): Promise<void> => {
     const before = filled
+    const known = reading
+    const wanted =
+      known === undefined
+        ? range
+        : { start: known.start + before, end: known.start + known.bytes.byteLength - 1, ifMatch: known.etag }
     const place = (head: OpenedHead): Uint8Array => {
+      if (known === undefined) {
+        const { etag, offset, length, checksum } = head
+        const bytes = Buffer.allocUnsafe(length)
+        reading = { etag, start: offset, bytes, checksum }
+        return bytes
+      }
       // A server that knows no If-Match or no Range answers with something else, and says so in its headers.
-      const expected = head.etag === etag && head.offset === start + before && head.length === bytes.byteLength - before
-      if (!expected) throw objectChanged(request, start + before)
-      return bytes.subarray(before)
+      const left = known.bytes.byteLength - before
+      if (head.etag !== known.etag || head.offset !== known.start + before || head.length !== left)
+        throw objectChanged(request, known.start + before)
+      return known.bytes.subarray(before)
     }
     const onBytes = (count: number): void => {
       filled = before + count
     }
     try {
-      const range = { start: start + before, end: start + bytes.byteLength - 1, ifMatch: etag }
-      await driver.fillObject(key, { ...from, ...range, signal, place, onBytes })
-      if (filled < bytes.byteLength) throw bodyCut(request, filled, bytes.byteLength)
+      await driver.fillObject(key, { ...from, ...wanted, signal, place, onBytes })
+      if (reading !== undefined && filled < reading.bytes.byteLength) throw bodyCut(request, filled, reading.bytes.byteLength)
     } catch (error) {
       signal.throwIfAborted()
       if (!HandlerError.is(error)) throw error
-      if (['S3_PRECONDITION_FAILED', 'S3_OBJECT_NOT_FOUND'].includes(error.code))
-        throw objectChanged(request, start + before, error)
+      if (known !== undefined && ['S3_PRECONDITION_FAILED', 'S3_OBJECT_NOT_FOUND'].includes(error.code))
+        throw objectChanged(request, known.start + before, error)
       if (filled === before || error.retry === 'never') throw error
       // Bytes came: the next try begins with a fresh budget.
       options.onRetry?.(error, { attempt: 1, delayMs: 0 })
     }
   }
-  while (filled < bytes.byteLength) await retry(read, options)
+  do await retry(read, options)
+  while (reading === undefined || filled < reading.bytes.byteLength)
+  return reading
+}
+
+/** The whole object in memory, compared with the checksum that the server has of it, if it gave one. */
+export async function readWhole(context: ReadContext): Promise<Reading> {
+  const reading = await readBytes(context, {})
+  const { checksum, bytes } = reading
+  const found = checksum === undefined ? undefined : checksumOf(checksum.algorithm, bytes)
+  if (checksum !== undefined && found?.value !== checksum.value) throw bodyCorrupt(context.request, checksum, found)
+  return reading
 }
 
 async function writeAll(handle: FileHandle, bytes: Buffer, position: number): Promise<void> {

@@ -334,11 +334,11 @@ export function bodyStalled(request: S3Request, stallTimeoutMs: number): Operati
 export function bodyCorrupt(
   request: S3Request,
   expected: { readonly algorithm: string; readonly value: string },
-  found: { readonly value: string },
+  found: { readonly value: string } | undefined,
 ): DataError {
   return new DataError(`the bytes of ${place(request)} do not have the ${expected.algorithm} that they were stored with`, {
     code: 'S3_BODY_CORRUPT',
-    context: { ...request, algorithm: expected.algorithm, expected: expected.value, found: found.value },
+    context: { ...request, algorithm: expected.algorithm, expected: expected.value, found: found?.value },
   })
 }
 

@@ -1,4 +1,4 @@
-import { createHmac, hash } from 'node:crypto'
+import { createHmac, createSecretKey, hash, type KeyObject } from 'node:crypto'
 import type { SigningCredentials } from './credentials.ts'
 
 /** A request before it is signed. Path and query are encoded already, exactly as they are sent. */
@@ -20,7 +20,7 @@ export interface UnsignedRequest {
 export class RequestSigner {
   readonly #region: string
   readonly #service: string
-  #derived: { readonly secret: string; readonly day: string; readonly key: Buffer } | undefined
+  #derived: { readonly secret: string; readonly day: string; readonly key: KeyObject } | undefined
 
   constructor(region: string, service: string) {
     this.#region = region
@@ -54,12 +54,12 @@ export class RequestSigner {
       .digest('hex')
   }
 
-  #key(secret: string, day: string): Buffer {
+  #key(secret: string, day: string): KeyObject {
     if (this.#derived?.secret === secret && this.#derived.day === day) return this.#derived.key
     let key: Buffer = Buffer.from(`AWS4${secret}`)
     for (const part of [day, this.#region, this.#service, 'aws4_request']) key = createHmac('sha256', key).update(part).digest()
-    this.#derived = { secret, day, key }
-    return key
+    this.#derived = { secret, day, key: createSecretKey(key) }
+    return this.#derived.key
   }
 }
 
