@@ -71,11 +71,14 @@ async function* explained(stream: Readable, compression: Compression, where: str
   } catch (cause) {
     const { code = '', message } = cause as NodeJS.ErrnoException
     if (!/^Z(STD)?_/.test(code)) throw cause
-    throw new DataError(`the ${compression} bytes of ${where} are damaged or cut off: ${message}`, {
-      code: 'S3_COMPRESSION_BROKEN',
-      where: { file: where },
-      cause,
-    })
+    throw new DataError(
+      `the ${compression} bytes of ${where} are damaged or cut off (${message}); decompress: false gives them as they are`,
+      {
+        code: 'S3_COMPRESSION_BROKEN',
+        where: { file: where },
+        cause,
+      },
+    )
   }
 }
 
