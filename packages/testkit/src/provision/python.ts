@@ -33,6 +33,9 @@ export const pyiceberg: Artifact = library('pyiceberg', '0.11.1', 'pyiceberg[pya
 /** hvac, the Vault client of Python: the witness of what VaultHandler wrote. */
 export const hvac: Artifact = library('hvac', '2.4.0', 'hvac==2.4.0')
 
+/** Trino's official Python client: what else reads a value, to compare with. */
+export const trinoPython: Artifact = library('trino-python', '0.340.0', 'trino==0.340.0')
+
 /** Runs a Python program that may import pyiceberg and pyarrow; returns what it prints. Secrets go by the environment. */
 export function runWithPyIceberg(program: string, environment: Readonly<Record<string, string>>): Promise<string> {
   return runWith(pyiceberg, program, environment)
@@ -41,6 +44,11 @@ export function runWithPyIceberg(program: string, environment: Readonly<Record<s
 /** The same for hvac. */
 export function runWithHvac(program: string, environment: Readonly<Record<string, string>>): Promise<string> {
   return runWith(hvac, program, environment)
+}
+
+/** The same for Trino's Python client. */
+export function runWithTrinoPython(program: string, environment: Readonly<Record<string, string>>): Promise<string> {
+  return runWith(trinoPython, program, environment)
 }
 
 async function runWith(artifact: Artifact, program: string, environment: Readonly<Record<string, string>>): Promise<string> {
