@@ -50,6 +50,12 @@ const answers: [string, RequestFacts, FailedAnswer, { name: string; code: string
     { name: 'CapacityError', code: 'VAULT_RATE_LIMITED', retry: 'safe' },
   ],
   [
+    'wrapping token used or expired',
+    { method: 'POST', path: 'sys/wrapping/unwrap' },
+    { status: 400, body: says('wrapping token is not valid or does not exist') },
+    { name: 'AuthError', code: 'VAULT_WRAPPING_TOKEN_INVALID', retry: 'never' },
+  ],
+  [
     'server fault',
     read,
     { status: 500, body: says('internal error') },
