@@ -1,4 +1,4 @@
-import { type CallOptions, ConfigError, ConflictError, HandlerError } from '@common-handlers/core'
+import { type CallOptions, ConfigError, ConflictError, HandlerError, retry } from '@common-handlers/core'
 import type { ObjectDetails } from './driver.ts'
 import { objectChanged } from './errors.ts'
 import { customerKeyHeaders, type ObjectHeaders, objectHeaders } from './object-headers.ts'
@@ -31,6 +31,7 @@ const MIB = 1024 * 1024
 const MAX_COPY = 5 * 1024 * MIB
 const DEFAULT_PART_SIZE = 256 * MIB
 const MAX_PARTS = 10_000
+const CLEAN_UP_BUDGET_MS = 10_000
 
 /** Copies on the server, no byte passes here. Gives the etag of the copy. */
 export async function copyObject(
@@ -72,7 +73,7 @@ export async function copyObject(
     const etag = await (inParts ? copyInParts(job) : copyWhole(job))
     return { etag, size: source.size, source }
   } catch (error) {
-    if (!HandlerError.is(error) || error.code !== 'S3_PRECONDITION_FAILED') throw error
+    if (!isCode(error, 'S3_PRECONDITION_FAILED')) throw error
     throw objectChanged({ action: 'CopyObject', bucket, key: sourceKey, endpoint: config.endpoint }, undefined, error)
   }
 }
@@ -98,9 +99,23 @@ export async function moveObject(
   const now = await parts.try(signal, () => driver.headObject(key, { signal }))
   if (now.etag !== source.etag) throw objectChanged({ ...request, key })
   // Servers that know no condition on a delete do without; the look before leaves them a moment only.
-  await parts.try(signal, () => driver.deleteObject(key, { signal, ifMatch: source.etag }))
+  try {
+    await parts.try(signal, () => driver.deleteObject(key, { signal, ifMatch: source.etag }))
+  } catch (error) {
+    if (!isCode(error, 'S3_PRECONDITION_FAILED') && !isCode(error, 'S3_OBJECT_NOT_FOUND')) throw error
+    // A delete whose answer was lost finds nothing the second time; a source that is there is another one.
+    const there = await parts
+      .try(signal, () => driver.headObject(key, { signal }))
+      .catch((missing: unknown) => {
+        if (isCode(missing, 'S3_OBJECT_NOT_FOUND')) return undefined
+        throw missing
+      })
+    if (there !== undefined) throw objectChanged({ ...request, key }, undefined, error)
+  }
   return { etag, size }
 }
+
+const isCode = (error: unknown, code: string): boolean => HandlerError.is(error) && error.code === code
 
 interface CopyJob {
   readonly parts: S3Parts
@@ -177,7 +192,10 @@ async function copyInParts(job: CopyJob): Promise<string> {
     running.throwIfAborted()
     return await complete(job, uploadId, etags)
   } catch (error) {
-    await driver.abortMultipartUpload(key, uploadId, { signal: alone }).catch(() => undefined)
+    const policy = { ...config.retry, budgetMs: CLEAN_UP_BUDGET_MS }
+    const abort = (): Promise<void> => driver.abortMultipartUpload(key, uploadId, { signal: alone })
+    // What stays is found by abortUnfinishedUploads; the error that matters is the one before.
+    await retry(abort, { policy, idempotent: true }).catch(() => undefined)
     throw error
   }
 }
@@ -209,7 +227,7 @@ async function complete(
   try {
     return await parts.try(signal, () => parts.driver.completeMultipartUpload(key, uploadId, etags, { signal }))
   } catch (error) {
-    if (!HandlerError.is(error) || error.code !== 'S3_UPLOAD_NOT_FOUND') throw error
+    if (!isCode(error, 'S3_UPLOAD_NOT_FOUND')) throw error
     const made = await parts.try(signal, () => parts.driver.headObject(key, { customerKey, signal }))
     if (made.size === source.size && made.etag.endsWith(`-${etags.length}"`)) return made.etag
     throw error

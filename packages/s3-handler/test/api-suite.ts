@@ -281,6 +281,24 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
       await expect(s3.move('move/b', 'move/b')).rejects.toMatchObject({ code: 'S3_OPTIONS_INVALID' })
     })
 
+    it('knows that the source is gone when the answer to its delete was lost', async () => {
+      await s3.put('move/lost', 'x')
+      let lost = false
+      proxy.fault = ({ method }) => {
+        if (method !== 'DELETE' || lost) return undefined
+        lost = true
+        return { loseAnswer: true }
+      }
+      try {
+        await handler({ endpoint: proxy.endpoint }).move('move/lost', 'move/found')
+      } finally {
+        proxy.fault = () => undefined
+      }
+      expect(lost).toBe(true)
+      expect(await s3.exists('move/lost')).toBe(false)
+      expect(await s3.getText('move/found')).toBe('x')
+    })
+
     it('keeps a source that was replaced while it was copied', async () => {
       await s3.put('move/raced', 'before')
       let copied = false
