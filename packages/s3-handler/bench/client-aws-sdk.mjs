@@ -26,7 +26,8 @@ async function keysBelow(Prefix) {
 }
 
 const jobs = {
-  upload: () => new Upload({ client, params: { Bucket, Key: 'sdk/big', Body: createReadStream(join(BENCH_FOLDER, 'big')) } }).done(),
+  upload: () =>
+    new Upload({ client, params: { Bucket, Key: 'sdk/big', Body: createReadStream(join(BENCH_FOLDER, 'big')) } }).done(),
   download: async () => {
     const { Body } = await client.send(new GetObjectCommand({ Bucket, Key: 'sdk/big' }))
     await pipeline(Body, createWriteStream(join(BENCH_FOLDER, 'big.sdk')))

@@ -119,17 +119,30 @@ export function downloadStream(context: DownloadContext): Readable {
       await Promise.allSettled(underWay)
     }
   }
-  const body = Readable.from(chunks(), { objectMode: false, highWaterMark: 1 })
+  const iterator = chunks()
+  const body = new Readable({
+    highWaterMark: 1,
+    read: () => {
+      iterator.next().then(
+        ({ value }) => body.push(value ?? null),
+        (error: unknown) => body.destroy(error as Error),
+      )
+    },
+    destroy: (error, done) => {
+      context.signal.removeEventListener('abort', abort)
+      stop.abort(error ?? new Error('the download has ended'))
+      // Its memory is free when what was under way has ended.
+      iterator.return().then(
+        () => done(error),
+        () => done(error),
+      )
+    },
+  })
   const abort = (): void => {
+    // Whoever asked for the abort knows; a stream that nobody listens to must not end the process for it.
     body.on('error', () => undefined)
     body.destroy(context.signal.reason as Error)
-    // A generator that waits does not hear that its stream has ended.
-    stop.abort(context.signal.reason)
   }
-  body.once('close', () => {
-    context.signal.removeEventListener('abort', abort)
-    stop.abort(new Error('the download has ended'))
-  })
   if (context.signal.aborted) abort()
   else context.signal.addEventListener('abort', abort, { once: true })
   return body

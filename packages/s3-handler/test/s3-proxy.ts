@@ -17,6 +17,8 @@ export type Fault =
   | { readonly cutAnswerAfter: number }
   /** Passes so many bytes of the answer's body, then falls silent. */
   | { readonly stallAnswerAfter: number }
+  /** Changes one bit of the body that the server answers with. */
+  | { readonly corruptAnswer: true }
   /** Lets the server do the work and loses its answer. */
   | { readonly loseAnswer: true }
   /** Takes the request and never answers; the server hears nothing. */
@@ -77,6 +79,16 @@ export class S3Proxy {
           outgoing.writeHead(answer.statusCode ?? 502, answer.headers)
           if (fault === undefined) {
             answer.pipe(outgoing)
+            return
+          }
+          if ('corruptAnswer' in fault) {
+            let done = false
+            answer.on('data', (chunk: Buffer) => {
+              if (!done) chunk[0] = (chunk[0] ?? 0) ^ 1
+              done = true
+              outgoing.write(chunk)
+            })
+            answer.once('end', () => outgoing.end())
             return
           }
           let left = 'cutAnswerAfter' in fault ? fault.cutAnswerAfter : fault.stallAnswerAfter

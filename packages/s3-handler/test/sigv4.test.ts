@@ -1,3 +1,4 @@
+import { S3Client, UploadPartCommand } from '@aws-sdk/client-s3'
 import { describe, expect, it } from 'vitest'
 import { amzDate, encodePath, encodeQuery, RequestSigner } from '../src/sigv4.ts'
 
@@ -90,4 +91,38 @@ it('signs with the new key when the credentials or the day change', () => {
   const first = sign('one', '20261121T000000Z')
   expect(new Set([first, sign('two', '20261121T000000Z'), sign('one', '20261122T000000Z')]).size).toBe(3)
   expect(sign('one', '20261121T000000Z')).toBe(first)
+})
+
+it('signs as the SDK does', async () => {
+  const credentials = { accessKeyId: 'AKIDEXAMPLE', secretAccessKey: 'secret', sessionToken: 'token' }
+  interface Sent {
+    readonly method: string
+    readonly path: string
+    readonly query: Record<string, string>
+    readonly headers: Record<string, string>
+  }
+  let sent: Sent | undefined
+  const handle = async (request: Sent): Promise<never> => {
+    sent = request
+    throw new Error('not sent')
+  }
+  const client = new S3Client({ region: 'eu-west-1', credentials, maxAttempts: 1, requestHandler: { handle } as never })
+  const input = { Bucket: 'bucket', Key: "a b/ü+'(1)*", UploadId: 'id+/=', PartNumber: 7, Body: 'body', SSECustomerAlgorithm: 'AES256' }
+  await expect(client.send(new UploadPartCommand(input))).rejects.toThrow('not sent')
+  if (sent === undefined) throw new Error('the SDK made no request')
+  const { method, path, query, headers } = sent
+  const authorization = headers['authorization'] ?? ''
+  const names = /SignedHeaders=([^,]+)/.exec(authorization)?.[1]?.split(';') ?? []
+  const ours = new RequestSigner('eu-west-1', 's3').authorization(
+    {
+      method,
+      path: encodePath(decodeURIComponent(path)),
+      query: encodeQuery(query),
+      headers: Object.fromEntries(names.map((name) => [name, headers[name] ?? ''])),
+      payloadHash: headers['x-amz-content-sha256'] ?? '',
+    },
+    credentials,
+  )
+  expect(names).toContain('x-amz-security-token')
+  expect(ours).toBe(authorization)
 })

@@ -9,7 +9,11 @@ import { bucketReady, createBucket } from './s3-request.ts'
 import { inTemporaryFolder, launch, type ServerControl } from './server-process.ts'
 import { fromBinaryOrContainer } from './source.ts'
 
-export type VersitygwServer = VersitygwAddress & ServerControl
+export type VersitygwServer = VersitygwAddress &
+  ServerControl & {
+    /** Its buckets are folders here, its objects files; not known of a container. */
+    readonly dataFolder?: string
+  }
 
 const image = 'versity/versitygw:v1.8.0'
 const bucket = 'lake'
@@ -36,7 +40,7 @@ async function fromBinary(): Promise<VersitygwServer> {
         startTimeoutMs: 30_000,
         ready: (signal) => ready(address, signal),
       })
-      return { ...address, ...control }
+      return { ...address, ...control, dataFolder: data }
     }),
   )
 }
