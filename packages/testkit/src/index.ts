@@ -16,7 +16,15 @@ export type {
   TrinoAddress,
   VersitygwAddress,
 } from './servers/addresses.ts'
-export { rcloneBinary, s5cmdBinary } from './provision/artifacts.ts'
+export { openbaoBinary, rcloneBinary, s5cmdBinary, seaweedfsBinary } from './provision/artifacts.ts'
+export {
+  dockerComposeBinary,
+  hadolintBinary,
+  kustomizeBinary,
+  prometheusBinaries,
+  runWithKubernetesSchemas,
+  trinoCliCommand,
+} from './provision/deployment-tools.ts'
 export { runWithHvac, runWithPyIceberg, runWithTrinoPython } from './provision/python.ts'
 export { givenAddress } from './servers/given.ts'
 export { startDurableOpenBao } from './servers/durable-openbao.ts'
@@ -34,7 +42,8 @@ export { createBucket, s3Request } from './servers/s3-request.ts'
 export type { S3RequestOptions } from './servers/s3-request.ts'
 export { startSeaweedfs } from './servers/seaweedfs.ts'
 export type { SeaweedfsServer } from './servers/seaweedfs.ts'
-export type { ServerControl } from './servers/server-process.ts'
+export { inTemporaryFolder, launch } from './servers/server-process.ts'
+export type { ServerControl, ServerSpecification } from './servers/server-process.ts'
 export { startTrino } from './servers/trino.ts'
 export type { TrinoOptions, TrinoServer } from './servers/trino.ts'
 export type { TrinoSecurity } from './servers/trino-security.ts'

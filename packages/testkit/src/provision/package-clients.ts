@@ -88,3 +88,15 @@ export async function installDebianPackage(name: string): Promise<void> {
     await runClient('apt-get', install, { env })
   })
 }
+
+/** Fetches a Debian package and unpacks it into `into`: nothing is installed, no service starts. */
+export async function unpackDebianPackage(name: string, into: string, scratch: string): Promise<void> {
+  const download = { cwd: scratch }
+  await runClient('apt-get', ['download', '--quiet', name], download).catch(async () => {
+    await runClient('apt-get', ['update', '--quiet'])
+    await runClient('apt-get', ['download', '--quiet', name], download)
+  })
+  const file = (await readdir(scratch)).find((entry) => entry.endsWith('.deb'))
+  if (file === undefined) throw new ProvisionError(`apt-get left no package of "${name}"`)
+  await runClient('dpkg-deb', ['--extract', `${scratch}/${file}`, into])
+}

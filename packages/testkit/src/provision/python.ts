@@ -3,7 +3,7 @@ import { type Artifact, cached, provide } from './cache.ts'
 import { ProvisionError, runClient } from './package-clients.ts'
 
 /** A Python library with what it needs, in a folder of its own. */
-function library(name: string, version: string, requirement: string): Artifact {
+export function library(name: string, version: string, requirement: string): Artifact {
   return {
     name,
     version,
@@ -38,20 +38,24 @@ export const trinoPython: Artifact = library('trino-python', '0.340.0', 'trino==
 
 /** Runs a Python program that may import pyiceberg and pyarrow; returns what it prints. Secrets go by the environment. */
 export function runWithPyIceberg(program: string, environment: Readonly<Record<string, string>>): Promise<string> {
-  return runWith(pyiceberg, program, environment)
+  return runWithLibrary(pyiceberg, program, environment)
 }
 
 /** The same for hvac. */
 export function runWithHvac(program: string, environment: Readonly<Record<string, string>>): Promise<string> {
-  return runWith(hvac, program, environment)
+  return runWithLibrary(hvac, program, environment)
 }
 
 /** The same for Trino's Python client. */
 export function runWithTrinoPython(program: string, environment: Readonly<Record<string, string>>): Promise<string> {
-  return runWith(trinoPython, program, environment)
+  return runWithLibrary(trinoPython, program, environment)
 }
 
-async function runWith(artifact: Artifact, program: string, environment: Readonly<Record<string, string>>): Promise<string> {
+export async function runWithLibrary(
+  artifact: Artifact,
+  program: string,
+  environment: Readonly<Record<string, string>>,
+): Promise<string> {
   const folder = readEnvironment().fetch ? await provide(artifact) : await cached(artifact)
   if (folder === undefined) throw new ProvisionError(`${artifact.name} is not in the cache and COMMON_HANDLERS_FETCH is off`)
   return await runClient('python3', ['-c', program], { env: { ...environment, PYTHONPATH: folder } })

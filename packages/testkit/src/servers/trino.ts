@@ -1,5 +1,5 @@
-import { mkdir, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { copyFile, mkdir, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { trinoDistribution } from '../provision/artifacts.ts'
 import type { PostgresAddress, SeaweedfsAddress, TrinoAddress } from './addresses.ts'
 import { startContainer } from './container.ts'
@@ -33,6 +33,10 @@ export interface TrinoOptions {
   readonly accessRules?: object
   /** HTTPS too, where passwords, JWTs and client certificates are asked for; plain HTTP stays open. Not for a container. */
   readonly secure?: boolean
+  /** Files of catalogs that stand in the place of, or beside, those made here. Not for a container. */
+  readonly catalogFiles?: readonly string[]
+  /** Variables that files of catalogs name as `${ENV:NAME}`. Not for a container. */
+  readonly environment?: Readonly<Record<string, string>>
   /** More lines of config.properties, for example `{ 'query.client.timeout': '5s' }`. Not for a container. */
   readonly settings?: Properties
 }
@@ -86,6 +90,7 @@ async function fromBinary({ home, java }: Awaited<ReturnType<typeof trinoDistrib
       const address = addressOf(`http://127.0.0.1:${port}`, options)
       // Where the file store looks, from the folder it runs in.
       await writeProperties(join(folder, 'etc', 'catalog'), catalogSettings(options.s3, jdbc))
+      for (const file of options.catalogFiles ?? []) await copyFile(file, join(folder, 'etc', 'catalog', basename(file)))
       const secured = options.secure === true ? await securitySettings(join(folder, 'security'), httpsPort) : undefined
       const spooling = spoolingSettings(options.s3)
       await writeProperties(folder, {
@@ -122,6 +127,7 @@ async function fromBinary({ home, java }: Awaited<ReturnType<typeof trinoDistrib
           join(home, 'lib', '*'),
           'io.trino.server.TrinoServer',
         ],
+        ...(options.environment === undefined ? {} : { env: options.environment }),
         stopSignal: 'SIGTERM',
         startTimeoutMs: 240_000,
         ready: (signal) => ready(address, signal),

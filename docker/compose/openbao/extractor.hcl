@@ -1,0 +1,6 @@
+path "secret/data/audit/s3" {
+  capabilities = ["read"]
+}
+path "database/creds/extractor" {
+  capabilities = ["read"]
+}

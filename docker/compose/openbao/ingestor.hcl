@@ -1,0 +1,3 @@
+path "secret/data/audit/s3" {
+  capabilities = ["read"]
+}
