@@ -87,7 +87,7 @@ export function credentialsFrom(read: CredentialFunction): CredentialProvider {
 }
 
 /** The promise, or the reason of the signal if that comes first; the work behind it goes on. */
-async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+export async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return work
   signal.throwIfAborted()
   const { promise, reject } = Promise.withResolvers<never>()

@@ -142,6 +142,22 @@ export function fromServer(error: WireError, queryId: string, shift: number = 0)
   }
 }
 
+/** A prepared statement is parsed with the headers: what is wrong with it comes as a 400, before there is a query. */
+export function fromPreparedHeader(error: HandlerError): HandlerError {
+  const [, line, column, message] = /Prepared-Statement header: line (\d+):(\d+): (.+)/s.exec(error.message) ?? []
+  if (line === undefined || column === undefined) return error
+  return fromServer(
+    {
+      message: `line ${line}:${column}: ${message}`,
+      errorCode: 1,
+      errorName: 'SYNTAX_ERROR',
+      errorType: 'USER_ERROR',
+      errorLocation: { lineNumber: Number(line), columnNumber: Number(column) },
+    },
+    'never made',
+  )
+}
+
 function classify(error: WireError): readonly [Kind, Retry] {
   // Trino 476 puts CommitStateUnknownException and a lost race under one name; only the race left the table as it was.
   if (error.errorName === 'ICEBERG_COMMIT_ERROR' && causes(error.failureInfo).includes(COMMIT_UNKNOWN)) {

@@ -84,10 +84,7 @@ export async function createTable(
   options: CreateTableOptions = {},
 ): Promise<void> {
   const { partitioning = [], sortedBy = [], format, location, comment, ifNotExists = true, ...call } = options
-  const definitions = columns.map(
-    ({ name, type, nullable = true, comment: note }) =>
-      `${ident(name).text} ${checkedType(type)}${nullable ? '' : ' NOT NULL'}${note === undefined ? '' : ` COMMENT ${literal(note)}`}`,
-  )
+  const definitions = columns.map(columnText)
   const properties = [
     ...(format === undefined ? [] : [`format = ${literal(format)}`]),
     ...(partitioning.length === 0 ? [] : [`partitioning = ${literal(partitioning)}`]),
@@ -100,6 +97,12 @@ export async function createTable(
     ...(properties.length === 0 ? [] : [`WITH (${properties.join(', ')})`]),
   ]
   await trino.execute(statement.join(' '), [], call)
+}
+
+/** A column as CREATE TABLE and ADD COLUMN take it. */
+export function columnText({ name, type, nullable = true, comment }: ColumnDefinition): string {
+  const note = comment === undefined ? '' : ` COMMENT ${literal(comment)}`
+  return `${ident(name).text} ${checkedType(type)}${nullable ? '' : ' NOT NULL'}${note}`
 }
 
 /** The columns of a table in their order; undefined when the table, its schema or its catalog is not there. */

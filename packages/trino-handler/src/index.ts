@@ -27,6 +27,15 @@ export {
   type TableName,
   type TrinoQueries,
 } from './iceberg.ts'
+export {
+  addColumns,
+  type DatasetColumn,
+  datasetColumns,
+  expireSnapshots,
+  optimize,
+  type OptimizeOptions,
+  removeOrphanFiles,
+} from './iceberg-maintenance.ts'
 export { literal, typed, TypedValue, type TrinoParameter } from './literal.ts'
 export type { TrinoStats } from './protocol.ts'
 export type { QueryState } from './query-info.ts'
@@ -47,4 +56,5 @@ export type {
 } from './statements.ts'
 export { type CheckOptions, type ServerOptions, type TransportOptions, TrinoHandler, type TrinoOptions } from './trino-handler.ts'
 export type { TrinoTransport } from './transport.ts'
+export { fromTrinoClient, fromTrinoClientOptions, type TrinoClient, type TrinoClientOptions } from './trino-client.ts'
 export type { TrinoColumn, TrinoValue } from './values.ts'

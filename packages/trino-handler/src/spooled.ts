@@ -1,5 +1,5 @@
 import { createZstdDecompress } from 'node:zlib'
-import { retry, RemoteError } from '@common-handlers/core'
+import { HandlerError, RemoteError, retry } from '@common-handlers/core'
 import type { WireSegment } from './protocol.ts'
 import { PIECE, type RowParser } from './row-text.ts'
 import type { StatementContext } from './statement.ts'
@@ -25,12 +25,25 @@ export async function fetchSegment(
   let bytes: Buffer
   if (uri === undefined || download === undefined) bytes = Buffer.from(wire.data ?? '', 'base64')
   else {
-    bytes = await retry(() => download({ uri, headers: wire.headers ?? {} }, signal), {
-      policy: context.retry,
-      signal,
-      idempotent: true,
-      onRetry: (error, next) => logger.warn({ code: error.code, ...next }, 'fetching a segment again'),
-    })
+    const fetched = await retry(
+      async () => {
+        try {
+          return await download({ uri, headers: wire.headers ?? {} }, signal)
+        } catch (error) {
+          // The statement may be run again; to ask for the segment again is of no use.
+          if (HandlerError.is(error) && error.code === 'TRINO_SEGMENT_GONE') return error
+          throw error
+        }
+      },
+      {
+        policy: context.retry,
+        signal,
+        idempotent: true,
+        onRetry: (error, next) => logger.warn({ code: error.code, ...next }, 'fetching a segment again'),
+      },
+    )
+    if (!Buffer.isBuffer(fetched)) throw fetched
+    bytes = fetched
   }
   checkCount('bytes', wire.metadata?.segmentSize, bytes.length)
   return { wire, encoding, bytes }

@@ -128,6 +128,8 @@ export class SessionRunner implements StatementRunner {
       },
       Math.min(limitMs, MAX_TIMER_MS),
     )
+    // A reader that does not go on must not keep the process alive.
+    timer.unref()
     const release = lifecycle.hold()
     const signals = [timeout.signal, lifecycle.signal, ...(options.signal === undefined ? [] : [options.signal])]
     const signal = AbortSignal.any(signals)

@@ -1,7 +1,7 @@
 import { ConfigError, DataError, HandlerError, type Logger, retry, type RetryPolicy } from '@common-handlers/core'
 import { free } from './body-bytes.ts'
 import type { Conversions } from './convert.ts'
-import { fromServer, notTheProtocol, queryLost, withVerdict } from './errors.ts'
+import { fromPreparedHeader, fromServer, notTheProtocol, queryLost, withVerdict } from './errors.ts'
 import { cancelledAtExit } from './exit-guard.ts'
 import { inOrder } from './in-order.ts'
 import { type Answer, type DirectRows, parseAnswer, statsOf, type TrinoStats, type WireReply } from './protocol.ts'
@@ -62,7 +62,7 @@ const COURTESY_MS = 5_000
  */
 export async function submit(
   context: StatementContext,
-  { text, shift }: RenderedStatement,
+  { text, shift, prepared }: RenderedStatement,
   headers: Readonly<Record<string, string>>,
   watch: HeaderWatch,
   signal: AbortSignal,
@@ -79,7 +79,9 @@ export async function submit(
       },
     )
   } catch (error) {
-    throw HandlerError.is(error) && error.retry === 'if-idempotent' ? withVerdict(error, 'safe') : error
+    if (!HandlerError.is(error)) throw error
+    if (prepared !== undefined && error.code === 'TRINO_HTTP_ERROR') throw fromPreparedHeader(error)
+    throw error.retry === 'if-idempotent' ? withVerdict(error, 'safe') : error
   }
   const answer = parseAnswer(reply.body)
   if (answer === undefined) throw notTheProtocol(transport.target, textOf(reply))

@@ -17,6 +17,8 @@ export class FaultServer implements AsyncDisposable {
     readonly headers: IncomingMessage['headers']
   }[] = []
   readonly #server: Server
+  /** Answers by path, for what is asked for in no order. */
+  readonly #byPath = new Map<string, Answer[]>()
   readonly #script: Answer[]
 
   private constructor(script: Answer[]) {
@@ -36,8 +38,17 @@ export class FaultServer implements AsyncDisposable {
     const body = await text(request)
     const { method = '', url = '', headers } = request
     this.requests.push({ method, path: url, body, headers })
+    const own = this.#byPath.get(new URL(url, 'http://x').pathname)?.shift()
+    if (own !== undefined) {
+      own(response, request)
+      return
+    }
     const next: Answer = method === 'DELETE' ? status(204) : (this.#script.shift() ?? status(500, 'the script is at its end'))
     next(response, request)
+  }
+
+  answering(byPath: Readonly<Record<string, Answer[]>>): void {
+    for (const [path, answers] of Object.entries(byPath)) this.#byPath.set(path, answers)
   }
 
   get url(): string {
@@ -89,3 +100,9 @@ export const cutMidway: Answer = (response) => {
 
 /** Never answers. */
 export const silence: Answer = () => undefined
+
+/** The same answer, later. */
+export const delayed =
+  (ms: number, answer: Answer): Answer =>
+  (response, request) =>
+    void setTimeout(() => answer(response, request), ms)

@@ -2,7 +2,7 @@ import { inspect } from 'node:util'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { TrinoHandler, type TrinoOptions } from '../src/index.ts'
-import { cut, cutMidway, FaultServer, page, silence, status } from './fault-server.ts'
+import { type Answer, cut, cutMidway, delayed, FaultServer, page, silence, status } from './fault-server.ts'
 
 const handler = (server: { readonly url: string }, more: Partial<TrinoOptions> = {}): TrinoHandler =>
   new TrinoHandler({ url: server.url, user: 'tester', retry: { attempts: 4, baseDelayMs: 1, maxDelayMs: 5 }, ...more })
@@ -216,6 +216,124 @@ describe('TrinoHandler against a scripted HTTP server', () => {
       'x-trino-time-zone': 'Europe/Berlin',
       'x-trino-client-capabilities': 'PATH,PARAMETRIC_DATETIME,SESSION_AUTHORIZATION',
       'x-trino-source': 'common-handlers',
+    })
+  })
+
+  it('tells an abandoned query and a server that was restarted from one that was forgotten', async () => {
+    const errorCode = { code: 18, name: 'ABANDONED_QUERY', type: 'INTERNAL_ERROR' }
+    const abandoned = status(200, JSON.stringify({ state: 'FAILED', errorCode, failureInfo: { message: 'no client' } }))
+    await using server = await FaultServer.playing(page('/a'), status(410), abandoned)
+    await using trino = handler(server)
+    await expect(trino.query('SELECT 1')).rejects.toMatchObject({ code: 'TRINO_ABANDONED_QUERY', retry: 'if-idempotent' })
+    expect(server.log).toHaveLength(3)
+
+    const now = Date.parse('2026-11-21T12:00:00Z')
+    const info = (uptime: string): Answer => status(200, JSON.stringify({ uptime }), { date: new Date(now).toUTCString() })
+    for (const [uptime, why] of [
+      ['5.00m', 'restarted'],
+      ['2.50h', undefined],
+    ] as const) {
+      const first = page('/a', undefined, { id: '20261121_110000_00001_abcde' })
+      await using restarted = await FaultServer.playing(first, status(404), status(404), info(uptime))
+      await using other = handler(restarted)
+      const error: unknown = await other.query('SELECT 1').catch((thrown: unknown) => thrown)
+      expect(error).toMatchObject({ code: 'TRINO_QUERY_LOST', retry: 'if-idempotent' })
+      expect((error as { context: { why?: string } }).context.why).toBe(why)
+    }
+  })
+
+  it('binds values by a prepared statement when the server does not know EXECUTE IMMEDIATE', async () => {
+    const errorLocation = { lineNumber: 1, columnNumber: 19 }
+    const error = { message: 'line 1:19: no', errorCode: 1, errorName: 'SYNTAX_ERROR', errorType: 'USER_ERROR', errorLocation }
+    const old = page(undefined, undefined, { error })
+    await using server = await FaultServer.playing(old, page(undefined, [['1']]), page(undefined, [['2']]))
+    await using trino = handler(server)
+    expect((await trino.query('SELECT n FROM t WHERE n = ?', [1])).rows).toEqual([{ n: 1n }])
+    for await (const row of trino.stream('SELECT n FROM t WHERE n = ?', [2])) expect(row).toEqual({ n: 2n })
+    expect(server.requests.map(({ body, headers }) => [body.slice(0, 18), headers['x-trino-prepared-statement']])).toEqual([
+      ['EXECUTE IMMEDIATE ', undefined],
+      ['EXECUTE common_han', 'common_handlers_statement=SELECT%20n%20FROM%20t%20WHERE%20n%20%3D%20%3F'],
+      ['EXECUTE common_han', 'common_handlers_statement=SELECT%20n%20FROM%20t%20WHERE%20n%20%3D%20%3F'],
+    ])
+  })
+
+  it('tells the server that a resting reader is there, with GET where HEAD is not known', async () => {
+    await using server = await FaultServer.playing(page('/a', [['1']]), page('/b', [['2']]), status(405), page('/c'), page('/c'))
+    await using trino = handler(server, { heartbeatMs: 50, spooling: { encodings: [] } })
+    const rows = trino.stream('SELECT n FROM t')
+    await rows.next()
+    while (server.log.length < 4) await sleep(5)
+    expect(server.log.slice(0, 4)).toEqual(['POST /v1/statement', 'GET /a', 'HEAD /b', 'GET /b'])
+    await rows.return()
+  })
+
+  describe('segments of spooled results', () => {
+    const rows = (...texts: string[]): string => `[${texts.map((text) => `[${text}]`).join(',')}]`
+    const spooled = (
+      next: string | undefined,
+      segments: readonly { path: string; text: string; offset: number; count: number; size?: number }[],
+    ): Answer => {
+      return (response, request) => {
+        const at = `http://${request.headers.host}`
+        const wire = segments.map(({ path, text, offset, count, size }) => ({
+          type: 'spooled',
+          uri: `${at}${path}?X-Amz-Signature=a-signature`,
+          ackUri: `${at}/ack${path}`,
+          metadata: { rowOffset: offset, rowsCount: count, segmentSize: size ?? Buffer.byteLength(text) },
+        }))
+        page(next, undefined, {
+          columns: [{ name: 'n', type: 'bigint', typeSignature: { rawType: 'bigint', arguments: [] } }],
+          data: { encoding: 'json', segments: wire },
+        })(response, request)
+      }
+    }
+    const [one, two] = [rows('1', '9007199254740993'), rows('3')]
+    const first = { path: '/s1', text: one, offset: 0, count: 2 }
+    const second = { path: '/s2', text: two, offset: 2, count: 1 }
+
+    it('are fetched again after what passes, read in order and acknowledged', async () => {
+      const answers: Record<string, Answer[]> = {
+        '/s1': [cut, status(503), delayed(100, status(200, one))],
+        '/s2': [status(429, '', { 'retry-after': '0' }), status(200, two)],
+        '/ack/s1': [status(200)],
+        '/ack/s2': [status(500)],
+      }
+      await using server = await FaultServer.playing(spooled(undefined, [first, second]))
+      server.answering(answers)
+      await using trino = handler(server)
+      expect((await trino.query('SELECT n FROM t')).rows).toEqual([{ n: 1n }, { n: 9_007_199_254_740_993n }, { n: 3n }])
+      expect(server.log.filter((line) => line.startsWith('GET /ack')).toSorted()).toEqual(['GET /ack/s1', 'GET /ack/s2'])
+    })
+
+    it.each([
+      ['too few rows', { ...first, count: 3 }, 'TRINO_SEGMENT_CORRUPT'],
+      ['too few bytes', { ...first, size: 1_000 }, 'TRINO_SEGMENT_CORRUPT'],
+      ['rows that were left out', { ...first, offset: 5 }, 'TRINO_SEGMENT_CORRUPT'],
+      ['no JSON', { ...first, text: '[[1],[' }, 'TRINO_SEGMENT_CORRUPT'],
+      ['nothing there', { ...first, path: '/gone' }, 'TRINO_SEGMENT_GONE'],
+    ])('are checked: %s', async (_, segment, code) => {
+      await using server = await FaultServer.playing(spooled(undefined, [segment]))
+      const gone = status(404, '<Error><Code>NoSuchKey</Code><StringToSign>a-signature</StringToSign></Error>')
+      server.answering({ '/s1': [status(200, segment.text)], '/gone': [gone], '/ack/s1': [status(200)] })
+      await using trino = handler(server)
+      const error: unknown = await trino.query('SELECT n FROM t').catch((thrown: unknown) => thrown)
+      expect(error).toMatchObject({ code, retry: 'if-idempotent' })
+      expect(inspect(error, { depth: 9 })).not.toContain('a-signature')
+    })
+
+    it('are told nothing of who asks', async () => {
+      await using server = await FaultServer.playing(
+        spooled(
+          undefined,
+          [second].map((segment) => ({ ...segment, offset: 0 })),
+        ),
+      )
+      server.answering({ '/s2': [status(200, two)], '/ack/s2': [status(200)] })
+      await using trino = handler(server, { password: 'a-long-password' })
+      await trino.query('SELECT n FROM t')
+      const headers = server.requests.find(({ path }) => path.startsWith('/s2'))?.headers ?? {}
+      expect(Object.keys(headers).filter((name) => name === 'authorization' || name.startsWith('x-trino'))).toEqual([])
+      expect(server.requests.find(({ path }) => path === '/ack/s2')?.headers.authorization).toMatch(/^Basic /)
     })
   })
 })

@@ -1,15 +1,20 @@
 import { describeWith } from '@common-handlers/testkit'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
+  addColumns,
   createExternalCsvTable,
   createSchema,
   createTable,
   currentSnapshot,
+  datasetColumns,
   dropTable,
   type ExecuteResult,
+  expireSnapshots,
   ident,
   type IcebergSnapshot,
   oldestSnapshotAt,
+  optimize,
+  removeOrphanFiles,
   snapshotByQueryId,
   sql,
   tableColumns,
@@ -191,6 +196,48 @@ describeWith(['trino'], 'Iceberg', ({ trino: { url, user, catalog, stagingCatalo
     expect((error as Error).message).toContain("row 7: it's bad")
     expect(await count()).toBe(0n)
     expect((await currentSnapshot(trino, table))?.addedRecords).toBe(0n)
+  })
+
+  it('makes a table for a dataset, adds columns to it, and adds none twice', async () => {
+    await dropTable(trino, table)
+    const dataset = [
+      { name: 'id', nullable: false, targets: { iceberg: { type: 'bigint' } } },
+      { name: 'at', nullable: true, targets: { iceberg: { type: 'timestamp(6) with time zone' } } },
+    ]
+    const layout = { partitioning: ['day(at)'], sortedBy: ['id'], format: 'ORC' as const }
+    await createTable(trino, table, datasetColumns(dataset), layout)
+    await trino.execute(`INSERT INTO ${name} VALUES (1, NULL)`)
+    for (const _ of [1, 2]) await addColumns(trino, table, [{ name: 'Odd "name"', type: 'decimal(10,2)', comment: "it's new" }])
+    expect(await tableColumns(trino, table)).toEqual([
+      { name: 'id', type: 'bigint', nullable: false },
+      { name: 'at', type: 'timestamp(6) with time zone', nullable: true },
+      { name: 'odd "name"', type: 'decimal(10,2)', nullable: true },
+    ])
+    const made = await trino.query<{ 'Create Table': string }>(`SHOW CREATE TABLE ${name}`)
+    expect(made.rows[0]?.['Create Table']).toMatch(
+      /format = 'ORC'[^]*partitioning = ARRAY\['day\(at\)'\][^]*sorted_by = ARRAY\['id/,
+    )
+  })
+
+  it('writes small files together, forgets snapshots and deletes what nothing needs', async () => {
+    const brief = { [`${catalog}.expire_snapshots_min_retention`]: '0s', [`${catalog}.remove_orphan_files_min_retention`]: '0s' }
+    await using keeper = new TrinoHandler({ url, user, sessionProperties: brief })
+    await fresh()
+    const first = await insert(1, 5)
+    for (const from of [6, 11, 16]) await insert(from, from + 4)
+    const files = async (): Promise<bigint | undefined> =>
+      (await trino.query<{ n: bigint }>(`SELECT count(*) AS n FROM ${tableIdent(table).replace(/"$/, '$files"')}`)).rows[0]?.n
+    expect(await files()).toBe(4n)
+    await optimize(keeper, table, { fileSizeThreshold: '10MB' })
+    expect(await files()).toBe(1n)
+    expect((await currentSnapshot(trino, table))?.operation).toBe('replace')
+    expect(await found(first)).toBeDefined()
+    await expect(expireSnapshots(trino, table, '0s')).rejects.toMatchObject({ retry: 'never' })
+    await expireSnapshots(keeper, table, '0s')
+    expect(await found(first)).toBeUndefined()
+    await removeOrphanFiles(keeper, table, '0s')
+    expect(await count()).toBe(20n)
+    await expect(expireSnapshots(trino, table, "1d') --")).rejects.toMatchObject({ code: 'TRINO_CONFIG_INVALID' })
   })
 
   it('refuses a NULL where there must be none', async () => {

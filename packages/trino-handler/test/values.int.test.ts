@@ -1,88 +1,18 @@
 import { describeWith } from '@common-handlers/testkit'
 import { afterAll, expect, it } from 'vitest'
-import { literal, sql, type TrinoParameter, type TrinoValue, TrinoHandler, typed } from '../src/index.ts'
-
-/** SQL, its type, and the value that must be read: the extremes of every type. */
-const vectors: readonly (readonly [expression: string, type: string, value: TrinoValue])[] = [
-  ['true', 'boolean', true],
-  ["TINYINT '-128'", 'tinyint', -128],
-  ["SMALLINT '32767'", 'smallint', 32_767],
-  ["INTEGER '-2147483648'", 'integer', -2_147_483_648],
-  ["BIGINT '9223372036854775807'", 'bigint', 9_223_372_036_854_775_807n],
-  ["BIGINT '-9223372036854775808'", 'bigint', -9_223_372_036_854_775_808n],
-  ["BIGINT '9007199254740993'", 'bigint', 9_007_199_254_740_993n],
-  ["BIGINT '0'", 'bigint', 0n],
-  ["REAL '3.4028235E38'", 'real', 3.402_823_5e38],
-  ["REAL '0.1'", 'real', 0.1],
-  ["REAL 'NaN'", 'real', Number.NaN],
-  ["DOUBLE '1.7976931348623157E308'", 'double', Number.MAX_VALUE],
-  ["DOUBLE '4.9E-324'", 'double', Number.MIN_VALUE],
-  ["DOUBLE '0.1'", 'double', 0.1],
-  ["DOUBLE '12345678901234567890'", 'double', Number('12345678901234567890')],
-  ["DOUBLE '-0.0'", 'double', -0],
-  ['nan()', 'double', Number.NaN],
-  ['infinity()', 'double', Infinity],
-  ['-infinity()', 'double', -Infinity],
-  ["DECIMAL '12345678901234567890123456789012345678'", 'decimal(38, 0)', '12345678901234567890123456789012345678'],
-  ["CAST('-0.10' AS decimal(38,38))", 'decimal(38, 38)', `-0.1${'0'.repeat(37)}`],
-  ["DECIMAL '1.50'", 'decimal(3, 2)', '1.50'],
-  ["CAST('' AS varchar)", 'varchar', ''],
-  ["CAST('9007199254740993' AS varchar)", 'varchar', '9007199254740993'],
-  [String.raw`CAST('"\9007199254740993\"' AS varchar)`, 'varchar', String.raw`"\9007199254740993\"`],
-  ["CAST('ab' AS char(4))", 'char(4)', 'ab  '],
-  ["X'00ff10'", 'varbinary', Buffer.from([0, 255, 16])],
-  ["X''", 'varbinary', Buffer.alloc(0)],
-  ["DATE '-0044-03-15'", 'date', '-0044-03-15'],
-  ["DATE '9999-12-31'", 'date', '9999-12-31'],
-  ["TIME '23:59:59.999999999999'", 'time(12)', '23:59:59.999999999999'],
-  ["TIME '01:02:03.123456-08:30'", 'time(6) with time zone', '01:02:03.123456-08:30'],
-  ["TIMESTAMP '2020-01-01 00:00:00'", 'timestamp(0)', '2020-01-01 00:00:00'],
-  ["TIMESTAMP '2020-01-01 00:00:00.123456'", 'timestamp(6)', '2020-01-01 00:00:00.123456'],
-  ["TIMESTAMP '1969-12-31 23:59:59.999999999999'", 'timestamp(12)', '1969-12-31 23:59:59.999999999999'],
-  [
-    "TIMESTAMP '2020-07-01 00:00:00.123456 Europe/Berlin'",
-    'timestamp(6) with time zone',
-    '2020-07-01 00:00:00.123456 Europe/Berlin',
-  ],
-  [
-    "TIMESTAMP '2020-07-01 00:00:00.123456789012 +05:45'",
-    'timestamp(12) with time zone',
-    '2020-07-01 00:00:00.123456789012 +05:45',
-  ],
-  ["INTERVAL -'2 03:04:05.678' DAY TO SECOND", 'INTERVAL DAY TO SECOND', '-2 03:04:05.678'],
-  ["INTERVAL '1-3' YEAR TO MONTH", 'INTERVAL YEAR TO MONTH', '1-3'],
-  ["UUID '12151fd2-7586-11e9-8f9e-2a86e4085a59'", 'uuid', '12151fd2-7586-11e9-8f9e-2a86e4085a59'],
-  [`JSON '{"n":9007199254740993123, "d":1.0}'`, 'json', '{"d":1.0,"n":9007199254740993123}'],
-  ["IPADDRESS '2001:db8::1'", 'ipaddress', '2001:db8::1'],
-  ['CAST(ARRAY[9223372036854775807, NULL] AS array(bigint))', 'array(bigint)', [9_223_372_036_854_775_807n, null]],
-  ['CAST(ARRAY[] AS array(varchar))', 'array(varchar)', []],
-  ['ARRAY[ARRAY[nan(), 1e0], NULL]', 'array(array(double))', [[Number.NaN, 1], null]],
-  [
-    "MAP(ARRAY['__proto__', 'b'], ARRAY[1, NULL])",
-    'map(varchar(9), integer)',
-    new Map([
-      ['__proto__', 1],
-      ['b', null],
-    ]),
-  ],
-  [
-    "MAP(ARRAY[BIGINT '9007199254740993'], ARRAY[X'00'])",
-    'map(bigint, varbinary)',
-    new Map([[9_007_199_254_740_993n, Buffer.from([0])]]),
-  ],
-  ['MAP(ARRAY[true], ARRAY[infinity()])', 'map(boolean, double)', new Map([[true, Infinity]])],
-  ["MAP(ARRAY[DATE '2020-01-01'], ARRAY[1])", 'map(date, integer)', new Map([['2020-01-01', 1]])],
-  [
-    "CAST(ROW(9007199254740993, ARRAY[ROW(1, X'ff')], NULL) AS row(a bigint, b array(row(x integer, y varbinary)), c bigint))",
-    'row(a bigint, b array(row(x integer, y varbinary)), c bigint)',
-    { a: 9_007_199_254_740_993n, b: [{ x: 1, y: Buffer.from([255]) }], c: null },
-  ],
-  ["ROW(BIGINT '9007199254740993', 'a')", 'row(bigint, varchar(1))', [9_007_199_254_740_993n, 'a']],
-  ['CAST(ROW(1, 2) AS row(a bigint, a bigint))', 'row(a bigint, a bigint)', [1n, 2n]],
-  ['NULL', 'unknown', null],
-  ['CAST(NULL AS bigint)', 'bigint', null],
-  ['CAST(NULL AS row(a bigint))', 'row(a bigint)', null],
-]
+import { z } from 'zod'
+import {
+  asDate,
+  asJson,
+  asNumber,
+  literal,
+  sql,
+  type TrinoParameter,
+  type TrinoValue,
+  TrinoHandler,
+  typed,
+} from '../src/index.ts'
+import { nested, vectors } from './vectors.ts'
 
 /** Every control character, quotes, backslashes, marks and characters outside the basic plane. */
 const awkward = `${Array.from({ length: 32 }, (_, code) => String.fromCharCode(code)).join('')}\u007f\u0085'"\\n\\\\\`?;--/**/\ufeff\u2028\ufffd\u{1d11e}\u{10ffff} `
@@ -95,6 +25,10 @@ describeWith(['trino'], 'values', ({ trino: { url, user } }) => {
     const all = await trino.query(`SELECT ${vectors.map(([expression]) => expression).join(', ')}`, [], { rowMode: 'arrays' })
     expect(all.columns.map((column) => column.type)).toEqual(vectors.map(([, type]) => type))
     expect(all.rows).toEqual([vectors.map(([, , value]) => value)])
+    for (const [expression, type, value] of nested) {
+      const one = await trino.query(`SELECT ${expression} AS x`)
+      expect([one.columns[0]?.type, one.rows]).toEqual([type, [{ x: value }]])
+    }
     for (const [expression, , value] of vectors.filter(([, type]) => /bigint|double/.test(type))) {
       expect((await trino.query(`SELECT ${expression} AS x`)).rows).toEqual([{ x: value }])
     }
@@ -160,6 +94,47 @@ describeWith(['trino'], 'values', ({ trino: { url, user } }) => {
     const { rows } = await trino.query(sql`SELECT count(*) AS n FROM tpch.tiny.nation WHERE name = ${hostile}`)
     expect(rows).toEqual([{ n: 0n }])
     await expect(trino.query("SELECT '?'", [1])).rejects.toMatchObject({ code: 'TRINO_INVALID_PARAMETER_USAGE' })
+  })
+
+  it('gives other values on request, by type at any depth and by column', async () => {
+    const text = `SELECT BIGINT '5' AS n, ARRAY[BIGINT '6'] AS list, DECIMAL '1.50' AS d, JSON '{"a":[1]}' AS j,
+      TIMESTAMP '2020-07-01 00:00:00.123456' AS t, TIMESTAMP '2020-07-01 00:00:00.123 Europe/Berlin' AS z, DATE '-0001-03-04' AS day, 'x' AS v`
+    const types = { bigint: asNumber, json: asJson, timestamp: asDate, 'timestamp with time zone': asDate, date: asDate }
+    const columns = { d: asNumber, v: (value: unknown, type: string) => `${String(value)}:${type}` }
+    const { rows } = await trino.query(text, [], { types, columns })
+    expect(rows).toEqual([
+      {
+        n: 5,
+        list: [6],
+        d: 1.5,
+        j: { a: [1] },
+        t: new Date('2020-07-01T00:00:00.123Z'),
+        z: new Date('2020-06-30T22:00:00.123Z'),
+        day: new Date('-000001-03-04T00:00:00Z'),
+        v: 'x:varchar(1)',
+      },
+    ])
+    const big = "SELECT BIGINT '9007199254740993' AS n"
+    await expect(trino.query(big, [], { types: { bigint: asNumber } })).rejects.toMatchObject({
+      code: 'TRINO_VALUE_NOT_REPRESENTABLE',
+    })
+    await expect(trino.query(big, [], { columns: { m: asNumber } })).rejects.toMatchObject({ code: 'TRINO_COLUMN_UNKNOWN' })
+  })
+
+  it('makes rows what a schema makes of them, and names row and column of what does not fit', async () => {
+    const schema = z.object({ n: z.bigint().max(14_990n).transform(Number), name: z.string() })
+    const text = `SELECT orderkey AS n, clerk AS name FROM tpch.tiny.orders ORDER BY orderkey LIMIT ?`
+    const { rows } = await trino.query(text, [2], { schema })
+    const [first] = rows
+    expect(first?.n satisfies number | undefined).toBe(1)
+    const streamed: unknown[] = []
+    for await (const row of trino.stream(text, [2], { schema })) streamed.push(row)
+    expect(streamed).toEqual(rows)
+    const fit = await trino.query<{ n: bigint }>('SELECT count(*) AS n FROM tpch.tiny.orders WHERE orderkey <= 14990')
+    await expect(trino.query(text, [15_000], { schema })).rejects.toMatchObject({
+      code: 'TRINO_ROW_INVALID',
+      where: { line: Number(fit.rows[0]?.n) + 1, column: 'n' },
+    })
   })
 
   it('refuses to lose a column, and gives both as arrays', async () => {
