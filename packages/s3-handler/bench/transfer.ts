@@ -66,10 +66,10 @@ async function clients(server: S3Address): Promise<Readonly<Record<string, Clien
     list: ['ls', `s3://${bucket}/keys/*`],
   }
   const rc: Readonly<Record<Job, readonly string[]>> = {
-    upload: ['copyto', big, `r:${bucket}/rclone/big`],
-    download: ['copyto', `r:${bucket}/rclone/big`, join(folder, 'big.rclone')],
-    'put small': ['copy', smallFolder, `r:${bucket}/rclone/small`, '--transfers=16'],
-    'get small': ['copy', `r:${bucket}/rclone/small`, join(folder, 'small.rclone'), '--transfers=16'],
+    upload: ['copyto', big, `r:${bucket}/rclone/big`, '--ignore-times'],
+    download: ['copyto', `r:${bucket}/rclone/big`, join(folder, 'big.rclone'), '--ignore-times'],
+    'put small': ['copy', smallFolder, `r:${bucket}/rclone/small`, '--transfers=16', '--ignore-times'],
+    'get small': ['copy', `r:${bucket}/rclone/small`, join(folder, 'small.rclone'), '--transfers=16', '--ignore-times'],
     list: ['lsf', '-R', `r:${bucket}/keys`],
   }
   const rcloneEnvironment = {

@@ -132,10 +132,7 @@ export function downloadStream(context: DownloadContext): Readable {
       context.signal.removeEventListener('abort', abort)
       stop.abort(error ?? new Error('the download has ended'))
       // Its memory is free when what was under way has ended.
-      iterator.return().then(
-        () => done(error),
-        () => done(error),
-      )
+      void ended(iterator, error, done)
     },
   })
   const abort = (): void => {
@@ -146,6 +143,15 @@ export function downloadStream(context: DownloadContext): Readable {
   if (context.signal.aborted) abort()
   else context.signal.addEventListener('abort', abort, { once: true })
   return body
+}
+
+async function ended(
+  iterator: AsyncGenerator<unknown, void, undefined>,
+  error: Error | null,
+  done: (error: Error | null) => void,
+): Promise<void> {
+  await iterator.return().catch(() => undefined)
+  done(error)
 }
 
 /** Fills the memory with the object's bytes from `start` on. */
@@ -213,9 +219,10 @@ export async function readBytes(
       options.onRetry?.(error, { attempt: 1, delayMs: 0 })
     }
   }
-  do await retry(read, options)
-  while (reading === undefined || filled < reading.bytes.byteLength)
-  return reading
+  for (;;) {
+    await retry(read, options)
+    if (reading !== undefined && filled === reading.bytes.byteLength) return reading
+  }
 }
 
 /** The whole object in memory, compared with the checksum that the server has of it, if it gave one. */

@@ -482,9 +482,7 @@ export class S3Driver {
     const { region, endpoint } = this.#config
     // AWS wants the region said twice, but not for its first one; other servers have no constraint to satisfy.
     const elsewhere = endpoint === undefined && region !== 'us-east-1'
-    const input = {
-      ...(elsewhere ? { CreateBucketConfiguration: { LocationConstraint: region as never } } : {}),
-    }
+    const input = elsewhere ? { CreateBucketConfiguration: { LocationConstraint: region as never } } : {}
     await this.send('CreateBucket', input, options)
   }
 

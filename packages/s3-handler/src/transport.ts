@@ -86,7 +86,7 @@ export class Transport {
     onBytes: (bytes: number) => void,
   ): Promise<WireHead> {
     const { wire, made } = this.#prepare(request, credentials)
-    const answer = await wire.fill(made, options, place, onBytes)
+    const answer = await wire.readInto(made, options, place, onBytes)
     if (answer.status > 299) throw answerError(answer, answer.body)
     return answer
   }

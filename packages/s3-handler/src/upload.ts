@@ -455,9 +455,9 @@ class MultipartUpload {
 
 /** The etag that S3 gives an object of parts: the MD5 of the parts' MD5s, and their number. */
 function joinedEtag(etags: readonly string[]): string {
-  const hash = createHash('md5')
-  for (const etag of etags) hash.update(Buffer.from(etag.replaceAll('"', ''), 'hex'))
-  return `"${hash.digest('hex')}-${etags.length}"`
+  const joined = createHash('md5')
+  for (const etag of etags) joined.update(Buffer.from(etag.replaceAll('"', ''), 'hex'))
+  return `"${joined.digest('hex')}-${etags.length}"`
 }
 
 function tooManyParts(key: string, partSize: number): CapacityError {

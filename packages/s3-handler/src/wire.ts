@@ -102,7 +102,7 @@ export class Wire {
    * Reads the body of an answer below 300 straight into the memory that `place` gives for its head; resolves at the end of
    * the body. `onBytes` hears what has come so far. An answer above 299 is collected.
    */
-  async fill(
+  async readInto(
     request: WireRequest,
     options: WireOptions,
     place: (head: WireHead) => Uint8Array,

@@ -107,7 +107,14 @@ it('signs as the SDK does', async () => {
     throw new Error('not sent')
   }
   const client = new S3Client({ region: 'eu-west-1', credentials, maxAttempts: 1, requestHandler: { handle } as never })
-  const input = { Bucket: 'bucket', Key: "a b/ü+'(1)*", UploadId: 'id+/=', PartNumber: 7, Body: 'body', SSECustomerAlgorithm: 'AES256' }
+  const input = {
+    Bucket: 'bucket',
+    Key: "a b/ü+'(1)*",
+    UploadId: 'id+/=',
+    PartNumber: 7,
+    Body: 'body',
+    SSECustomerAlgorithm: 'AES256',
+  }
   await expect(client.send(new UploadPartCommand(input))).rejects.toThrow('not sent')
   if (sent === undefined) throw new Error('the SDK made no request')
   const { method, path, query, headers } = sent

@@ -40,27 +40,38 @@ afterEach(() => {
 const get = { method: 'GET', target: '/', headers: { host: 'h' } }
 const options = { signal: new AbortController().signal, stallTimeoutMs: 1000 }
 
-it.each([1, 3, 1_000_000])('reads chunks, trailers and interim answers in pieces of %i bytes, and uses the connection again', async (piece) => {
-  const chunked =
-    'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\nx-a: 2\r\n\r\n5;ext=1\r\nhello\r\n7\r\n, world\r\n0\r\nx-trailer: 1\r\n\r\n'
-  const sized = 'HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc'
-  const empty = 'HTTP/1.1 204 No Content\r\n\r\n'
-  const one = await serving([chunked, sized, empty, sized], piece)
-  const first = await one.collect(get, options)
-  expect(first.body.toString()).toBe('hello, world')
-  expect(first.headers['x-a']).toBe('1, 2')
-  expect((await one.collect(get, options)).body.toString()).toBe('abc')
-  expect((await one.collect(get, options)).status).toBe(204)
-  const memory = Buffer.alloc(3)
-  const seen: number[] = []
-  await one.fill(get, options, () => memory, (bytes) => seen.push(bytes))
-  expect(memory.toString()).toBe('abc')
-  expect(seen.at(-1)).toBe(3)
-  expect(sockets).toHaveLength(1)
-})
+it.each([1, 3, 1_000_000])(
+  'reads chunks, trailers and interim answers in pieces of %i bytes, and uses the connection again',
+  async (piece) => {
+    const chunked =
+      'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\nx-a: 2\r\n\r\n5;ext=1\r\nhello\r\n7\r\n, world\r\n0\r\nx-trailer: 1\r\n\r\n'
+    const sized = 'HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc'
+    const empty = 'HTTP/1.1 204 No Content\r\n\r\n'
+    const one = await serving([chunked, sized, empty, sized], piece)
+    const first = await one.collect(get, options)
+    expect(first.body.toString()).toBe('hello, world')
+    expect(first.headers['x-a']).toBe('1, 2')
+    expect((await one.collect(get, options)).body.toString()).toBe('abc')
+    expect((await one.collect(get, options)).status).toBe(204)
+    const memory = Buffer.alloc(3)
+    const seen: number[] = []
+    await one.readInto(
+      get,
+      options,
+      () => memory,
+      (bytes) => seen.push(bytes),
+    )
+    expect(memory.toString()).toBe('abc')
+    expect(seen.at(-1)).toBe(3)
+    expect(sockets).toHaveLength(1)
+  },
+)
 
 it('reads a body without a length to the end of its connection, and takes another one for the next request', async () => {
-  const one = await serving(['HTTP/1.1 200 OK\r\n\r\nuntil close', 'HTTP/1.1 200 OK\r\nConnection: close\r\ncontent-length: 1\r\n\r\nx'])
+  const one = await serving([
+    'HTTP/1.1 200 OK\r\n\r\nuntil close',
+    'HTTP/1.1 200 OK\r\nConnection: close\r\ncontent-length: 1\r\n\r\nx',
+  ])
   expect((await one.collect(get, options)).body.toString()).toBe('until close')
   expect((await one.collect(get, options)).body.toString()).toBe('x')
   expect(sockets).toHaveLength(2)
@@ -72,7 +83,14 @@ it.each([
   ['another protocol', 'SSH-2.0-OpenSSH_9.2\r\n\r\n', TypeError],
 ])('fails on %s', async (_, answer, kind) => {
   const one = await serving([answer])
-  await expect(one.fill(get, options, () => Buffer.alloc(3), () => undefined)).rejects.toBeInstanceOf(kind)
+  await expect(
+    one.readInto(
+      get,
+      options,
+      () => Buffer.alloc(3),
+      () => undefined,
+    ),
+  ).rejects.toBeInstanceOf(kind)
   expect(one.connections).toBe(0)
 })
 
