@@ -1,13 +1,12 @@
 /* oxlint-disable no-console -- it talks to whoever runs it */
 // Run by read-orders.bench.ts in a process of its own.
-import { createRequire } from 'node:module'
-import type { Encoding } from '../src/index.ts'
+import type { Encoding } from '@common-handlers/trino-handler'
 
 const [reader = '', url = ''] = process.argv.slice(2)
 const SQL = 'SELECT * FROM tpch.sf1.orders'
 
 async function byTrinoClient(): Promise<number> {
-  const { Trino, BasicAuth } = createRequire(import.meta.url)('trino-client') as typeof import('trino-client')
+  const { Trino, BasicAuth } = await import('trino-client')
   let rows = 0
   const trino = Trino.create({ server: url, auth: new BasicAuth('test') })
   for await (const page of await trino.query(SQL)) rows += page.data?.length ?? 0
@@ -15,7 +14,7 @@ async function byTrinoClient(): Promise<number> {
 }
 
 async function byHandler(): Promise<number> {
-  const { TrinoHandler } = (await import('../dist/index.js')) as typeof import('../src/index.ts')
+  const { TrinoHandler } = await import('@common-handlers/trino-handler')
   const encodings = reader.startsWith('direct') ? [] : [reader as Encoding]
   await using trino = new TrinoHandler({ url, user: 'test', spooling: { encodings } })
   let rows = 0

@@ -9,7 +9,7 @@ const trino = new TrinoHandler({
   password: process.env['PASSWORD'],
   tls: { caCert: process.env['CA'] },
 })
-const leave = async (how: string | undefined): Promise<void> => {
+const leave = async (): Promise<void> => {
   if (how === 'end') {
     // A reader that does not go on: nothing is waited for any more, and the process ends by itself.
     const first = await trino.pages('SELECT * FROM tpch.sf1000.lineitem').next()
@@ -26,4 +26,4 @@ const leave = async (how: string | undefined): Promise<void> => {
   if (how === 'kill') process.kill(process.pid, 'SIGKILL')
   throw new Error('enough')
 }
-await leave(how)
+await leave()

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import { describeWith, runWithTrinoPython } from '@common-handlers/testkit'
 import { afterAll, describe, expect, it } from 'vitest'
 import { TrinoHandler, type TrinoValue } from '../src/index.ts'
@@ -49,7 +50,7 @@ function expectSame(ours: TrinoValue, other: Plain): void {
     case 'null':
       return expect(ours).toBeNull()
     case 'integer':
-      return expect(String(ours)).toBe(value)
+      return expect(textOf(ours)).toBe(value)
     case 'double':
       return expect(ours).toBe(value === 'NaN' ? Number.NaN : doubleHex(value as string))
     case 'bytes':
@@ -78,7 +79,8 @@ function expectSame(ours: TrinoValue, other: Plain): void {
   }
 }
 
-const textOf = (value: TrinoValue): string => (Buffer.isBuffer(value) ? value.toString('base64') : String(value))
+const textOf = (value: TrinoValue): string =>
+  Buffer.isBuffer(value) ? value.toString('base64') : typeof value === 'object' ? inspect(value) : String(value)
 const keyText = ([, value]: Plain): string => String(value)
 
 describeWith(['trino'], "against Trino's Python client", ({ trino: { url, user } }) => {
@@ -106,11 +108,11 @@ describeWith(['trino'], "against Trino's Python client", ({ trino: { url, user }
       for (const [index, expression] of expressions.entries()) {
         const [, other] = others[index] ?? ['', ['missing'] as const]
         const text = way === 'prepared' ? `SELECT ${expression} AS x, ? AS y` : `SELECT ${expression} AS x`
-        const { rows } = await trino.query<readonly TrinoValue[]>(text, way === 'prepared' ? [1] : [], { rowMode: 'arrays' })
+        const { rows } = await trino.query(text, way === 'prepared' ? [1] : [], { rowMode: 'arrays' })
         try {
           expectSame(rows[0]?.[0] ?? null, other)
         } catch (cause) {
-          throw new Error(`${expression}: ${String(rows[0]?.[0])} here, ${JSON.stringify(other)} there`, { cause })
+          throw new Error(`${expression}: ${inspect(rows[0]?.[0])} here, ${JSON.stringify(other)} there`, { cause })
         }
       }
     })

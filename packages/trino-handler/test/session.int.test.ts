@@ -1,6 +1,6 @@
 import { describeWith } from '@common-handlers/testkit'
 import { afterAll, describe, expect, it } from 'vitest'
-import { sql, TrinoHandler } from '../src/index.ts'
+import { ident, sql, TrinoHandler } from '../src/index.ts'
 
 describeWith(['trino'], 'sessions', ({ trino: { url, user, catalog } }) => {
   const trino = new TrinoHandler({ url, user, sessionProperties: { query_max_run_time: '7m' } })
@@ -101,6 +101,12 @@ describeWith(['trino'], 'sessions', ({ trino: { url, user, catalog } }) => {
       })
       await expect(failing).rejects.toMatchObject({ code: 'TRINO_DIVISION_BY_ZERO' })
       expect(seen?.transactionId).toBeUndefined()
+    })
+
+    it('do not write where the connector has none', async () => {
+      const schema = sql`${ident(catalog, `session_${crypto.randomUUID().slice(0, 8)}`)}`
+      const writing = trino.transaction((transaction) => transaction.execute(sql`CREATE SCHEMA ${schema}`))
+      await expect(writing).rejects.toMatchObject({ code: 'TRINO_AUTOCOMMIT_WRITE_CONFLICT', retry: 'never' })
     })
 
     it('are refused by the handler itself', async () => {
