@@ -4,12 +4,12 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { PostgresHandler } from '../src/index.ts'
+import { makeAuditLog, table } from './audit-log-table.ts'
 
 const run = promisify(execFile)
 const rows = Number(process.argv[2] ?? 1_000_000)
 const rounds = Number(process.argv[3] ?? 5)
 const url = process.env['POSTGRES_URL'] ?? 'postgres://postgres@127.0.0.1:5432/postgres'
-const table = 'bench_audit_log'
 
 interface Measured {
   readonly wall: number
@@ -17,17 +17,7 @@ interface Measured {
 }
 
 await using pg = new PostgresHandler({ url })
-const [existing] = await pg.getRows('SELECT to_regclass($1)::text', [table])
-if (existing?.[0] === null || (await pg.getRows(`SELECT count(*)::int FROM ${table}`))[0]?.[0] !== rows) {
-  await pg.executeScript(`
-    DROP TABLE IF EXISTS ${table};
-    CREATE UNLOGGED TABLE ${table} AS SELECT i::bigint AS id, timestamptz '2026-01-01' + i * interval '1.000123 s' AS occurred_at,
-      'user-' || i % 997 AS actor, (ARRAY['insert','update','delete'])[i % 3 + 1] AS action, 'orders' AS entity,
-      md5(i::text)::uuid AS entity_id, ('10.0.' || i % 256 || '.' || i % 199)::inet AS ip,
-      jsonb_build_object('before', md5((i + 1)::text), 'after', repeat(md5((i + 2)::text), 4), 'path', 'C:\\\\x', 'n', i) AS payload
-      FROM generate_series(1, ${rows}) AS i;
-    ANALYZE ${table}`)
-}
+await makeAuditLog(pg, rows)
 
 const copy = `COPY ${table} TO STDOUT (FORMAT csv)`
 let bytes = 0
@@ -56,6 +46,18 @@ async function psql(): Promise<Measured> {
   return { wall, cpu: used.reduce((sum, [, minutes, seconds]) => sum + Number(minutes) * 60 + Number(seconds), 0) }
 }
 
+/** Of the package as it is installed, in megabytes: what strips types from the sources takes 50 MB by itself. Needs `tsc -b`. */
+async function peakMemory(): Promise<number> {
+  const script = `const { PostgresHandler } = await import(process.argv[1])
+    await using pg = new PostgresHandler({ url: process.env.POSTGRES_URL })
+    for await (const block of pg.copyOut(process.argv[2])) block.release()
+    console.log(process.resourceUsage().maxRSS / 1024)`
+  const built = new URL('../dist/index.js', import.meta.url).href
+  const args = ['--input-type=module', '--eval', script, built, copy]
+  const { stdout } = await run(process.execPath, args, { env: { ...process.env, POSTGRES_URL: url } })
+  return Number(stdout)
+}
+
 const median = (numbers: readonly number[]): number =>
   numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN
 
@@ -77,7 +79,7 @@ const summary = (name: string, all: readonly Measured[]): Measured => {
 process.stdout.write(`${rows} rows, ${(bytes / 1e6).toFixed(0)} MB, median of ${rounds}\n`)
 const our = summary('handler', ours)
 const their = summary('psql', theirs)
-const rss = process.resourceUsage().maxRSS / 1024
+const rss = await peakMemory()
 process.stdout.write(
   `ratio      wall ${(our.wall / their.wall).toFixed(2)}   client CPU ${(our.cpu / their.cpu).toFixed(2)}   peak RSS ${rss.toFixed(0)} MB\n`,
 )

@@ -329,7 +329,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     options: StatementOptions | undefined,
     work: (connection: Connection, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    return withDeadline(options, { prefix: PREFIX, action }, ({ signal: outer }) =>
+    const begin = (outer: AbortSignal | undefined): Promise<T> =>
       this.#lifecycle.run(outer, (signal) =>
         this.#again(signal, options?.idempotent === true, async (begun) => {
           const connection = await this.#acquire(signal)
@@ -340,8 +340,10 @@ export class PostgresHandler implements Queries, AsyncDisposable {
             connection.release()
           }
         }),
-      ),
-    )
+      )
+    // Most calls have neither, and signals that are made of others cost as much as a short query does.
+    if (options?.signal === undefined && options?.timeoutMs === undefined) return begin(undefined)
+    return withDeadline(options, { prefix: PREFIX, action }, ({ signal }) => begin(signal))
   }
 
   /** Tries again what failed before `begun()`, and after it too what is idempotent. */

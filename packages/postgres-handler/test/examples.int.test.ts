@@ -34,6 +34,17 @@ id bigint, at timestamp with time zone, amount numeric(12,2), entry jsonb
 `)
   })
 
+  it('has an example that moves a table', async () => {
+    const script = fileURLToPath(new URL('../examples/move-table.ts', import.meta.url))
+    const env = { ...process.env, POSTGRES_URL: db.address.url }
+    const { stdout } = await run(process.execPath, ['--conditions=@common-handlers/source', script], { env })
+    expect(stdout).toBe(`10000 inserted
+4 readers copied 10000 rows
+{ id: 0n, at: 1970-01-01T00:00:00.000Z, tags: [ 'a', null ] }
+line 2, column at: invalid input syntax for type timestamp with time zone: "no time" [22007]
+`)
+  })
+
   it('names every option', async () => {
     const readme = await readFile(new URL('../README.md', import.meta.url), 'utf8')
     const missing = configKeys(postgresConfigSchema).filter((key) => !readme.includes(`\`${key.path.join('.')}\``))
