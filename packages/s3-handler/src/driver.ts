@@ -602,7 +602,8 @@ export class S3Driver {
     const { endpoint, timeoutMs } = this.#config
     const bucket = options.bucket ?? this.#config.bucket
     const request: S3Request = { action, bucket, key, endpoint }
-    const call = { signal: options.signal, timeoutMs: options.timeoutMs ?? timeoutMs }
+    const limit = options.timeoutMs ?? timeoutMs
+    const call = { signal: options.signal, timeoutMs: limit === Infinity ? undefined : limit }
     return withDeadline(call, { prefix: 'S3', action: `${action} on s3://${bucket}/${key ?? ''}` }, async ({ signal }) => {
       const credentials = await this.#credentials?.get()
       for (let renewed = false; ; renewed = true) {
