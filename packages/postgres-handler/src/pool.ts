@@ -77,7 +77,6 @@ interface Member {
 }
 
 interface Waiter {
-  readonly since: number
   settle(outcome: Member | Error): void
 }
 
@@ -190,7 +189,7 @@ export class Pool {
       else resolve(outcome)
     }
     const abort = (): void => settle(signal.reason as Error)
-    const waiter: Waiter = { since, settle }
+    const waiter: Waiter = { settle }
     if (waitTimeoutMs > 0) {
       timer = setTimeout(() => {
         settle(this.#exhausted('POSTGRES_POOL_EXHAUSTED', `no connection became free in ${waitTimeoutMs} ms`))
@@ -211,7 +210,11 @@ export class Pool {
 
   /** To who has waited longest, or among the idle ones. */
   #offer(member: Member): void {
-    if (member.state === 'closing') return
+    if (member.state === 'closing') {
+      // It ended as soon as it was made.
+      this.#grow()
+      return
+    }
     const now = performance.now()
     if (this.#ending !== undefined || member.generation.old || !member.client.usable || now >= member.retireAt) {
       this.#close(member)
@@ -340,7 +343,7 @@ export class Pool {
 
   readonly #onRotated = (): void => {
     queueMicrotask(() => {
-      if (this.#ending !== undefined || this.#current === undefined) return
+      if (this.#ending !== undefined || this.#asked === 0) return
       this.#login().catch((error: unknown) => {
         if (this.#ending === undefined) this.#server.onRotationFailed(error instanceof Error ? error.message : String(error))
       })

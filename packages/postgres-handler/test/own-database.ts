@@ -66,6 +66,17 @@ export async function failure(call: Promise<unknown>): Promise<Error & Record<st
   throw new Error('it was expected to fail')
 }
 
+/** So many connections of a handler in use at one time. */
+export async function allAtOnce(pg: PostgresHandler, connections: number): Promise<void> {
+  const all = Promise.withResolvers<void>()
+  let inUse = 0
+  const use = (): Promise<void> => {
+    if (++inUse === connections) all.resolve()
+    return all.promise
+  }
+  await Promise.all(Array.from({ length: connections }, () => pg.transaction(use)))
+}
+
 /** The whole of a COPY, with every block checked for its own consistency. */
 export async function readAll(
   blocks: AsyncIterable<{ bytes: Buffer; rowEnds: Uint32Array; rows: number }>,
