@@ -4,7 +4,10 @@ import type { ApiRequest } from './client.ts'
 /** What the parts of a handler (kv, transit, wrapping, token, leases) work with. The handler gives it to their constructors. */
 export interface VaultApi {
   readonly logger: Logger
-  /** Aborted when the grace of `close()` has passed: for work that several calls wait for, which none of them may abort. */
+  /**
+   * Aborted when the grace of `close()` has passed, or all calls have ended: for work that several calls wait for, which none
+   * of them may abort.
+   */
   readonly signal: AbortSignal
   /** Aborted as soon as `close()` is called: timers and background work end with it. */
   readonly closing: AbortSignal

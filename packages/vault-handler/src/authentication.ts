@@ -11,6 +11,8 @@ interface Held extends Obtained {
   readonly expiresAt: number
 }
 
+type TokenApi = Pick<VaultApi, 'send' | 'logger' | 'signal' | 'closing' | 'onClose'>
+
 /** A token is replaced this long before its end, or at nine tenths of its life where that is later. */
 const EARLY_MS = 30_000
 /** A given token is looked up this long after its first use: a program that is done by then makes no request for it. */
@@ -25,7 +27,7 @@ const LEAST_GAIN_MS = 1_000
 export class TokenSource {
   readonly #method: LoginMethod | undefined
   readonly #renewToken: boolean
-  readonly #api: Pick<VaultApi, 'send' | 'logger' | 'signal' | 'closing'>
+  readonly #api: TokenApi
   readonly #alarm = new Alarm()
   readonly #listeners = new Set<(endsAt: number) => void>()
   #held: Held | undefined
@@ -33,11 +35,13 @@ export class TokenSource {
   #lost: Held | undefined
   #pending: Promise<void> | undefined
 
-  constructor(config: VaultConfig, api: Pick<VaultApi, 'send' | 'logger' | 'signal' | 'closing'>) {
+  constructor(config: VaultConfig, api: TokenApi) {
     this.#method = loginMethodOf(config)
     this.#renewToken = config.renewToken
     this.#api = api
     api.closing.addEventListener('abort', () => this.#alarm.clear(), { once: true })
+    // A login that nobody waits for any more gives a token too, which is to be revoked.
+    api.onClose((signal) => untilAborted(this.#pending ?? Promise.resolve(), signal))
   }
 
   /** For messages; undefined where no way to log in was given. */
@@ -156,11 +160,11 @@ export class TokenSource {
     const answer = await this.#sendOnce('POST', 'auth/token/renew-self', held.token)
     const { auth: life } = answer as { readonly auth: TokenLife }
     if (this.#held !== held) return
-    const { expiresAt } = this.#hold(
-      { ...held, life },
-      since,
-      since + life.lease_duration * 1000 >= held.expiresAt + LEAST_GAIN_MS,
-    )
+    // As long a life as before, whatever became of the clock; or a shorter one that ends later.
+    const gained =
+      life.lease_duration >= (held.life?.lease_duration ?? 0) ||
+      since + life.lease_duration * 1000 >= held.expiresAt + LEAST_GAIN_MS
+    const { expiresAt } = this.#hold({ ...held, life }, since, gained)
     this.#api.logger.debug({ origin: this.origin, expiresAt: new Date(expiresAt).toISOString() }, 'vault token renewed')
   }
 

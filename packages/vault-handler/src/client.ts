@@ -114,7 +114,7 @@ export class VaultClient {
   async close(): Promise<void> {
     // What could not be loaded was told to the call that needed it.
     const loaded = await this.#loaded?.catch(() => undefined)
-    await loaded?.transport.close()
+    loaded?.transport.close()
   }
 
   /** Driver and HTTP are loaded with the first request, so that importing this package costs little. */

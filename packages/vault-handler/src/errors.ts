@@ -234,6 +234,7 @@ interface Reason {
   readonly text: string
 }
 
+/** Why no connection could be made. */
 const REASONS: Readonly<Record<string, Reason>> = {
   ECONNREFUSED: {
     code: 'VAULT_CONNECTION_REFUSED',
@@ -252,13 +253,14 @@ const REASONS: Readonly<Record<string, Reason>> = {
 /** The error for a request that got no answer. Errors that are ours already stay as they are. */
 export function toTransportError(facts: RequestFacts, address: string, cause: unknown): unknown {
   if (HandlerError.is(cause) || !(cause instanceof Error)) return cause
-  const driverCode = driverCodeOf(cause)
+  const { code: driverCode, syscall } = driverFacts(cause)
   const context = { method: facts.method, path: facts.path, address, ...(driverCode === undefined ? {} : { driverCode }) }
   if (driverCode !== undefined && TLS_CODE.test(driverCode)) {
     return new ConnectionError(`${address}: TLS failed: ${cause.message}`, { code: 'VAULT_TLS', retry: 'never', context, cause })
   }
   const reason = driverCode === undefined ? undefined : REASONS[driverCode]
-  if (reason !== undefined) {
+  // The same codes tell of a connection that broke down later, with the request on its way.
+  if (reason !== undefined && (syscall === 'connect' || syscall === 'getaddrinfo')) {
     return new ConnectionError(`${address}: ${reason.text}`, { code: reason.code, retry: reason.retry, context, cause })
   }
   return new ConnectionError(`${address}: the connection was lost: ${cause.message}`, {
@@ -270,10 +272,10 @@ export function toTransportError(facts: RequestFacts, address: string, cause: un
 }
 
 /** A host with several addresses fails with one error for each; the first tells enough. */
-function driverCodeOf(error: Error): string | undefined {
-  const code = (error as { code?: unknown }).code
-  if (typeof code === 'string') return code
-  return error instanceof AggregateError && error.errors[0] instanceof Error ? driverCodeOf(error.errors[0]) : undefined
+function driverFacts(error: Error): { readonly code?: string; readonly syscall?: string } {
+  if (error instanceof AggregateError && error.errors[0] instanceof Error) return driverFacts(error.errors[0])
+  const { code, syscall } = error as { code?: unknown; syscall?: unknown }
+  return { ...(typeof code === 'string' ? { code } : {}), ...(typeof syscall === 'string' ? { syscall } : {}) }
 }
 
 /** An answer that no vault gives: a proxy's page, a web server, something cut. The answer itself may hold anything and is not shown. */
@@ -335,6 +337,12 @@ export function nodeUnusable(address: string, state: 'sealed' | 'uninitialized' 
     context: { address, state },
     serverCode: state,
   })
+}
+
+/** The function that gives the keys of AWS did not. */
+export function awsCredentialsRefused(cause: unknown): ConfigError {
+  const reason = cause instanceof Error ? cause.message : String(cause)
+  return new ConfigError(`aws.credentials gave no keys: ${reason}`, { code: 'VAULT_AWS_CREDENTIALS', cause })
 }
 
 export function credentialFileUnreadable(file: string, cause: unknown): ConfigError {

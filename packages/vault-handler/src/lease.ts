@@ -83,6 +83,8 @@ const LOST_LIFE_MS = 120_000
 /** A static account whose password is due is read again every second at least, at first. */
 const DUE_LIFE_MS = 12_000
 const PROMPT_READS = 20
+/** A value that has ended already when it comes, by a clock that is ahead of the server, is asked for again after a minute. */
+const ENDED_AT_ONCE_WAIT_MS = 60_000
 /** Credentials that were rejected are looked up at most once in this time. */
 const LOOK_UP_INTERVAL_MS = 1_000
 
@@ -146,7 +148,7 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
         const expiresAt = since + grant.ttlMs
         return { grant, value, since, expiresAt, final: !grant.renewable, holders: 0, retirement: new Alarm() }
       } catch (error) {
-        await api.authorised(revocation(grant), signal).catch(() => undefined)
+        if (grant.leaseId !== '') await api.authorised(revocation(grant), signal).catch(() => undefined)
         throw error
       }
     }
@@ -243,12 +245,10 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
 
   #schedule(): void {
     if (this.#closing !== undefined) return
-    const { grant, since, expiresAt, final } = this.#term
-    if (grant.kind === 'static') this.#alarm.set(expiresAt, () => this.#keepInBackground())
-    else {
-      const endsSoon = final && grant.renewable
-      this.#alarm.set(endsSoon ? Date.now() : leaseDueAt(since, expiresAt), () => this.#keepInBackground())
-    }
+    const { grant, since, expiresAt } = this.#term
+    let due = expiresAt
+    if (grant.kind !== 'static') due = grant.ttlMs > 0 ? leaseDueAt(since, expiresAt) : since + ENDED_AT_ONCE_WAIT_MS
+    this.#alarm.set(due, () => this.#keepInBackground())
   }
 
   #keepInBackground(): void {
@@ -365,7 +365,9 @@ export class Lease<T = SecretData> extends EventEmitter<LeaseEvents<T>> implemen
     if (this.#closing !== undefined) return
     const { expiresAt, grant } = this.#term
     this.#api.logger.warn({ path: this.path, err: error }, 'vault lease could not be kept; it is tried again')
-    if (HandlerError.is(error) && (hasEnded(error) || Date.now() >= expiresAt)) this.#lose(error)
+    // What has no lease does not end with the token that it was made by.
+    const ended = Date.now() >= expiresAt || (grant.kind === 'dynamic' && HandlerError.is(error) && hasEnded(error))
+    if (ended && HandlerError.is(error)) this.#lose(error)
     const lifeMs = this.#lost || grant.kind === 'static' ? LOST_LIFE_MS : grant.ttlMs
     this.#tryAgain(lifeMs, HandlerError.is(error) ? error.retryAfterMs : undefined)
   }

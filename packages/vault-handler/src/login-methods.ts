@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises'
-import { AuthError, Secret } from '@common-handlers/core'
+import { AuthError, Secret, withDeadline } from '@common-handlers/core'
 import type { ApiRequest } from './client.ts'
-import { type AppRoleConfig, awsCredentialsFromEnvironment, type VaultConfig } from './config.ts'
-import { credentialFileUnreadable, wrappedElsewhere } from './errors.ts'
+import { type AppRoleConfig, type AwsCredentials, awsCredentialsFromEnvironment, type VaultConfig } from './config.ts'
+import { awsCredentialsRefused, credentialFileUnreadable, wrappedElsewhere } from './errors.ts'
+import { untilAborted } from './until-aborted.ts'
 
 /** A request without the token of the handler: it is how one is had. */
 export type Send = (request: ApiRequest) => Promise<unknown>
@@ -87,7 +88,11 @@ export function loginMethodOf(config: VaultConfig): LoginMethod | undefined {
   if (aws !== undefined) {
     return byLogin(aws.mount ?? 'aws', 'login', async () => {
       const { awsLogin } = await import('./aws-login.ts')
-      return awsLogin(aws, aws.credentials === undefined ? awsCredentialsFromEnvironment() : await aws.credentials())
+      const { credentials } = aws
+      return awsLogin(
+        aws,
+        credentials === undefined ? awsCredentialsFromEnvironment() : await askFor(credentials, config.timeoutMs),
+      )
     })
   }
   return undefined
@@ -111,6 +116,17 @@ function byLogin(mount: string, action: string, body: (send: Send) => Promise<Bo
       return { token: new Secret(auth.client_token), own: auth.token_type !== 'batch', life: auth }
     },
   }
+}
+
+/** What a function of somebody else gives, as long as one request may take. */
+function askFor(credentials: () => Promise<AwsCredentials>, timeoutMs: number): Promise<AwsCredentials> {
+  return withDeadline({ timeoutMs }, { prefix: 'VAULT', action: 'asking aws.credentials for keys' }, async ({ signal }) => {
+    try {
+      return await untilAborted(credentials(), signal)
+    } catch (error) {
+      throw awsCredentialsRefused(error)
+    }
+  })
 }
 
 function secretIdSource(appRole: AppRoleConfig, mount: string): (send: Send) => Promise<Secret | undefined> {

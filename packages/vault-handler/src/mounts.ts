@@ -1,6 +1,7 @@
 import { ConfigError, HandlerError, PermissionError } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
 import { parsePath } from './secret-path.ts'
+import { untilAborted } from './until-aborted.ts'
 
 /** A secrets engine as the server has it mounted. */
 interface Mount {
@@ -69,7 +70,7 @@ export class Mounts {
     const running = this.#asking.get(top)
     if (running !== undefined) {
       // Somebody else's question may fail or be aborted for reasons that are not ours.
-      await running.catch(() => undefined)
+      await untilAborted(running, signal).catch(() => undefined)
       signal.throwIfAborted()
       const known = this.#find(plain)
       if (known !== undefined) return known

@@ -1,5 +1,6 @@
 import { sleep } from '@common-handlers/core'
 import type { RateLimitConfig } from './config.ts'
+import { untilAborted } from './until-aborted.ts'
 
 /** Waits for a turn; rejects with the signal's reason. */
 export type Turn = (signal: AbortSignal) => Promise<void>
@@ -9,11 +10,16 @@ export function createRateLimit(limit: RateLimitConfig | undefined): Turn {
   if (limit === undefined) return () => Promise.resolve()
   const intervalMs = 1000 / limit.perSecond
   const burst = limit.burst ?? Math.ceil(limit.perSecond)
-  // When the bucket will be full again; each turn moves it one interval on.
+  // When the bucket will be full again, by a clock that nobody sets; each turn moves it one interval on.
   let fullAt = 0
-  return async (signal) => {
-    const now = Date.now()
-    fullAt = Math.max(fullAt, now) + intervalMs
-    await sleep(fullAt - now - burst * intervalMs, signal)
+  let last = Promise.resolve()
+  return (signal) => {
+    // Only the first in the line waits for time to pass: those who leave the line take no turn.
+    const turn = last.then(async () => {
+      await sleep(Math.max(fullAt - performance.now(), 0) - (burst - 1) * intervalMs, signal)
+      fullAt = Math.max(fullAt, performance.now()) + intervalMs
+    })
+    last = turn.catch(() => undefined)
+    return untilAborted(turn, signal)
   }
 }

@@ -4,6 +4,7 @@ import { Agent as HttpsAgent, type AgentOptions, request as httpsRequest } from 
 import { join } from 'node:path'
 import { CapacityError, ConfigError, type Secret } from '@common-handlers/core'
 import type { VaultTlsConfig } from './config.ts'
+import { untilAborted } from './until-aborted.ts'
 
 /** One request as it goes over the wire. */
 export interface HttpRequest {
@@ -46,7 +47,6 @@ export class HttpTransport {
 
   /** The answer, whatever its status. Rejects with the driver's own error, or the reason of the signal. */
   async send(request: HttpRequest): Promise<HttpAnswer> {
-    request.signal.throwIfAborted()
     const secure = request.url.protocol === 'https:'
     const options: RequestOptions = {
       method: request.method,
@@ -54,9 +54,10 @@ export class HttpTransport {
         ...request.headers,
         ...(request.body === undefined ? {} : { 'content-length': String(Buffer.byteLength(request.body)) }),
       },
-      agent: secure ? await this.#secureAgent() : this.#http,
+      agent: secure ? await untilAborted(this.#secureAgent(), request.signal) : this.#http,
       ...(this.#socketPath === undefined ? {} : { socketPath: this.#socketPath }),
     }
+    request.signal.throwIfAborted()
     return new Promise((resolve, reject) => {
       const outgoing = (secure ? httpsRequest : httpRequest)(request.url, options, (incoming) => {
         const read = async (): Promise<HttpAnswer> => {
@@ -88,10 +89,10 @@ export class HttpTransport {
   }
 
   /** Drops the kept connections. */
-  async close(): Promise<void> {
+  close(): void {
     this.#http.destroy()
     // Files that could not be read have been reported to the call that needed them.
-    await this.#https?.then(
+    void this.#https?.then(
       (agent) => agent.destroy(),
       () => undefined,
     )

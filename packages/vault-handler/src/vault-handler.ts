@@ -3,6 +3,7 @@ import {
   type CheckResult,
   type Closable,
   type CloseOptions,
+  ConnectionError,
   HandlerError,
   Lifecycle,
   type Logger,
@@ -96,6 +97,7 @@ export class VaultHandler implements Closable {
   readonly #cache: SecretCache | undefined
   readonly #lifecycle: Lifecycle
   readonly #closing = new AbortController()
+  readonly #ended = new AbortController()
   readonly #releases = new Set<(signal: AbortSignal) => Promise<void>>()
   readonly #api: VaultApi
 
@@ -107,7 +109,7 @@ export class VaultHandler implements Closable {
     this.#lifecycle = new Lifecycle('VaultHandler', 'VAULT', () => this.#release())
     this.#api = {
       logger,
-      signal: this.#lifecycle.signal,
+      signal: AbortSignal.any([this.#lifecycle.signal, this.#ended.signal]),
       closing: this.#closing.signal,
       call: (action, callOptions, work) => this.#call(action, callOptions, work),
       authorised: (request, signal) => this.#authorised(request, signal),
@@ -317,9 +319,9 @@ export class VaultHandler implements Closable {
     } catch (error) {
       if (!HandlerError.is(error) || error.code !== 'VAULT_PERMISSION_DENIED') throw error
       const facts = { method: request.method, path: request.path }
-      if (token === undefined) throw noCredentials(facts)
-      const seen = await this.#lookAt(token, signal)
-      if (seen === 'alive') throw error
+      // An agent that adds a token of its own is refused as its owner would be.
+      if (token === undefined) throw error.context['tokenKnown'] === true ? error : noCredentials(facts)
+      if (await this.#isKnown(token, signal)) throw error
       const origin = this.#tokens.origin ?? 'token'
       if (this.#tokens.canReplace) {
         this.#tokens.invalidate(token)
@@ -327,21 +329,21 @@ export class VaultHandler implements Closable {
         // A token file may hold what it held before.
         if (next !== undefined && next.expose() !== token.expose()) return this.#client.send({ ...request, token: next }, signal)
       }
-      throw seen === 'forbidden' ? error : tokenRefused(facts, origin, error)
+      throw tokenRefused(facts, origin, error)
     }
   }
 
   /**
-   * A refusal by policy and one for a token that has ended look alike; a look at the token tells them apart. A policy that
-   * leaves out the default one may forbid even that: `forbidden`, as far as the words of the answer can be trusted.
+   * A refusal by policy and one for a token that has ended look alike; a look at the token tells them apart. Without the
+   * default policy even that may be forbidden: then the words of the answer do.
    */
-  async #lookAt(token: Secret, signal: AbortSignal): Promise<'alive' | 'forbidden' | 'unknown'> {
+  async #isKnown(token: Secret, signal: AbortSignal): Promise<boolean> {
     try {
       await this.#client.send({ method: 'GET', path: 'auth/token/lookup-self', token, idempotent: true }, signal)
-      return 'alive'
+      return true
     } catch (error) {
       if (!HandlerError.is(error) || error.code !== 'VAULT_PERMISSION_DENIED') throw error
-      return error.context['tokenKnown'] === true ? 'forbidden' : 'unknown'
+      return error.context['tokenKnown'] === true
     }
   }
 
@@ -377,6 +379,7 @@ export class VaultHandler implements Closable {
     // Leases and tokens end by themselves if this fails; a close must not.
     const signal = AbortSignal.timeout(RELEASE_TIMEOUT_MS)
     await Promise.allSettled([...this.#releases].map((work) => work(signal)))
+    this.#ended.abort(new ConnectionError('VaultHandler was closed', { code: 'VAULT_CLOSED' }))
     const token = this.#config.revokeOnClose ? this.#tokens.own : undefined
     if (token !== undefined) {
       const request = { method: 'POST', path: 'auth/token/revoke-self', token, idempotent: true, policy: { attempts: 1 } }

@@ -245,15 +245,24 @@ const failures: [string, { code: string; retry: string }][] = [
 
 describe('a request without an answer', () => {
   it.each(failures)('%s', (driverCode, expected) => {
-    const error = toTransportError(read, 'https://vault:8200', Object.assign(new Error('it failed'), { code: driverCode }))
+    const cause = Object.assign(new Error('it failed'), { code: driverCode, syscall: 'connect' })
+    const error = toTransportError(read, 'https://vault:8200', cause)
     if (!(error instanceof ConnectionError)) throw new Error('expected a ConnectionError')
     expect({ code: error.code, retry: error.retry }).toEqual(expected)
     expect(error.message).toContain('https://vault:8200')
     expect(error.context).toMatchObject({ path: 'secret/data/app', driverCode })
   })
 
+  it.each(['ETIMEDOUT', 'EHOSTUNREACH', 'ENETUNREACH'])('%s after the request was sent may have been applied', (code) => {
+    const cause = Object.assign(new Error(`read ${code}`), { code, syscall: 'read' })
+    expect(toTransportError(read, 'https://vault:8200', cause)).toMatchObject({
+      code: 'VAULT_CONNECTION_LOST',
+      retry: 'if-idempotent',
+    })
+  })
+
   it('looks into the error of a host with several addresses', () => {
-    const refused = Object.assign(new Error('connect ECONNREFUSED ::1:8200'), { code: 'ECONNREFUSED' })
+    const refused = Object.assign(new Error('connect ECONNREFUSED ::1:8200'), { code: 'ECONNREFUSED', syscall: 'connect' })
     expect(toTransportError(read, 'http://vault:8200', new AggregateError([refused]))).toMatchObject({
       code: 'VAULT_CONNECTION_REFUSED',
     })

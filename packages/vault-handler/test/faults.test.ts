@@ -1,6 +1,11 @@
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
 import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { afterEach, describe, expect, it } from 'vitest'
 import { VaultHandler, type VaultHandlerOptions } from '../src/index.ts'
 import { failure } from './failure.ts'
@@ -88,6 +93,53 @@ describe('a server that accepts and never answers', () => {
   })
 })
 
+describe('what is shared by several calls', () => {
+  it('a question about a mount is waited for by each call as long as its own time-out', async () => {
+    const { address } = await answering(() => undefined)
+    const vault = handler(address)
+    const first = failure(vault.getSecret('secret/app'))
+    expect(await failure(vault.getSecret('secret/app', { timeoutMs: 50 }))).toMatchObject({ code: 'VAULT_TIMEOUT' })
+    await vault.close({ graceMs: 0 })
+    expect(await first).toMatchObject({ code: 'VAULT_CLOSED' })
+  })
+
+  const loggingIn = { token: undefined, appRole: { roleId: 'role-of-the-app' } }
+  const login = json(200, { auth: { client_token: 'hvs.late', lease_duration: 3600, renewable: true } })
+
+  it('a login that nobody waits for any more is not begun again after close()', async () => {
+    const { address, seen } = await answering(() => undefined)
+    const vault = handler(address, { ...loggingIn, retry: { attempts: 100, baseDelayMs: 1, maxDelayMs: 2 } })
+    expect(await failure(vault.getSecret('secret/app', { timeoutMs: 50 }))).toMatchObject({ code: 'VAULT_TIMEOUT' })
+    await vault.close()
+    const made = seen.length
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    expect(seen).toHaveLength(made)
+  })
+
+  it('a token that comes after its calls have gone is revoked by close()', async () => {
+    const { promise: closing, resolve: close } = Promise.withResolvers<void>()
+    const { address, seen } = await answering((request, response) => void closing.then(() => login(request, response)), good)
+    const vault = handler(address, loggingIn)
+    expect(await failure(vault.getSecret('secret/app', { timeoutMs: 50 }))).toMatchObject({ code: 'VAULT_TIMEOUT' })
+    const closed = vault.close()
+    close()
+    await closed
+    expect(seen).toEqual(['POST /v1/auth/approle/login', 'POST /v1/auth/token/revoke-self'])
+  })
+
+  it('keys of AWS that nobody gives are not waited for without end', async () => {
+    const { address } = await answering(good)
+    const aws = { credentials: (): Promise<never> => new Promise(() => undefined) }
+    const vault = handler(address, { token: undefined, aws, timeoutMs: 50 })
+    expect(await failure(vault.getSecret('secret/app'))).toMatchObject({ code: 'VAULT_TIMEOUT' })
+    const refusing = handler(address, { token: undefined, aws: { credentials: () => Promise.reject(new Error('nobody home')) } })
+    expect(await failure(refusing.getSecret('secret/app'))).toMatchObject({
+      code: 'VAULT_AWS_CREDENTIALS',
+      message: expect.stringContaining('nobody home'),
+    })
+  })
+})
+
 describe('what passes', () => {
   it.each<[string, RequestListener]>([
     ['412', json(412, { errors: ['required index state not present'] })],
@@ -167,6 +219,24 @@ describe('what is no vault', () => {
     const error = await failure(handler('unix:///no/such/socket', { retry: { attempts: 1 } }).getSecret('secret/app'))
     expect(error).toMatchObject({ code: 'VAULT_CONNECTION_REFUSED', message: expect.stringContaining('no such socket') })
   })
+})
+
+it('a refusal by policy through an agent, which adds the token itself, is not taken for a missing token', async () => {
+  const { address } = await answering(json(403, { errors: ['1 error occurred:\n\t* permission denied\n\n'] }))
+  const vault = handler(address, { token: undefined })
+  expect(await failure(vault.request('GET', 'a/b'))).toMatchObject({ code: 'VAULT_PERMISSION_DENIED' })
+})
+
+it('a file of certificates that cannot be read to its end is waited for as long as the call may take', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'common-handlers-pipe-'))
+  cleanups.push(() => rm(folder, { recursive: true }))
+  const caFile = join(folder, 'ca.pem')
+  await promisify(execFile)('mkfifo', [caFile])
+  const vault = handler('https://127.0.0.1:1', { tls: { caFile } })
+  const error = await failure(vault.getSecret('secret/app', { timeoutMs: 50 }))
+  await vault.close()
+  await writeFile(caFile, '')
+  expect(error).toMatchObject({ code: 'VAULT_TIMEOUT' })
 })
 
 describe('a standby', () => {

@@ -296,6 +296,18 @@ describeWith(['openbao'], 'logging in', ({ openbao }) => {
       expect(proxy.count('POST /v1/auth/approle/login')).toBe(1)
     })
 
+    it('not for a refusal by a policy that does not even let the token look itself up', async () => {
+      const role = unique('bare')
+      const bare = await admin().createAppRole(role, { policies: [policy] })
+      await must('POST', `auth/approle/role/${role}`, { token_no_default_policy: true })
+      await using proxy = await recordingProxy(openbao.address)
+      await using vault = handler({ address: proxy.address, appRole: bare })
+      for (let call = 0; call < 3; call++) {
+        expect(await failure(vault.request('GET', 'sys/policies/acl'))).toMatchObject({ code: 'VAULT_PERMISSION_DENIED' })
+      }
+      expect(proxy.count('POST /v1/auth/approle/login')).toBe(1)
+    })
+
     it('with what a token file holds by now', async () => {
       const tokenFile = join(folder, 'token')
       const first = await admin().createToken({ policies: [policy] })

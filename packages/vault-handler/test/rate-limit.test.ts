@@ -34,4 +34,27 @@ describe('a rate limit', () => {
     controller.abort(new Error('enough'))
     await expect(waiting).rejects.toThrow('enough')
   })
+
+  it('does not count the turns of those who left', async () => {
+    const turn = createRateLimit({ perSecond: 1, burst: 1 })
+    await turn(never)
+    const controller = new AbortController()
+    const left = Array.from({ length: 100 }, () => turn(controller.signal))
+    controller.abort(new Error('enough'))
+    await Promise.allSettled(left)
+    let granted = false
+    void turn(never).then(() => (granted = true))
+    await vi.advanceTimersByTimeAsync(1_000)
+    expect(granted).toBe(true)
+  })
+
+  it('is not stopped by a clock that is put back', async () => {
+    const turn = createRateLimit({ perSecond: 10, burst: 1 })
+    await turn(never)
+    vi.setSystemTime(Date.now() - 3_600_000)
+    let granted = false
+    void turn(never).then(() => (granted = true))
+    await vi.advanceTimersByTimeAsync(1_000)
+    expect(granted).toBe(true)
+  })
 })

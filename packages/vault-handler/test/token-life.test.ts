@@ -39,7 +39,13 @@ function source({ ttl, maxTtl = Infinity, renew = () => undefined, logIn = () =>
   }
   const config = parseVaultConfig({ address: 'https://vault:8200', appRole: { roleId: 'role' } })
   const { signal } = new AbortController()
-  const tokens = new TokenSource(config, { send, logger: silentLogger, signal, closing: closing.signal })
+  const tokens = new TokenSource(config, {
+    send,
+    logger: silentLogger,
+    signal,
+    closing: closing.signal,
+    onClose: () => () => undefined,
+  })
   return { tokens, seen, close: () => closing.abort() }
 }
 
@@ -119,6 +125,14 @@ it('a login that is refused while somebody has leases is tried again, and not in
   expect(logins(seen)).toBeGreaterThan(2)
   expect(logins(seen)).toBeLessThanOrEqual(1 + 1 + 6 + 1)
   await expect(tokens.get(open)).rejects.toThrow('refused')
+})
+
+it('goes on being renewed when the clock is put back', async () => {
+  const { tokens, seen } = source({ ttl: 3600 })
+  await tokens.get(open)
+  vi.setSystemTime(Date.now() - 10 * HOUR_MS)
+  await vi.advanceTimersByTimeAsync(5 * HOUR_MS)
+  expect(renewals(seen)).toBeGreaterThanOrEqual(7)
 })
 
 it('does nothing more once the handler closes', async () => {
