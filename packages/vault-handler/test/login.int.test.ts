@@ -297,9 +297,9 @@ describeWith(['openbao'], 'logging in', ({ openbao }) => {
     })
 
     it('not for a refusal by a policy that does not even let the token look itself up', async () => {
-      const role = unique('bare')
-      const bare = await admin().createAppRole(role, { policies: [policy] })
-      await must('POST', `auth/approle/role/${role}`, { token_no_default_policy: true })
+      const bareRole = unique('bare')
+      const bare = await admin().createAppRole(bareRole, { policies: [policy] })
+      await must('POST', `auth/approle/role/${bareRole}`, { token_no_default_policy: true })
       await using proxy = await recordingProxy(openbao.address)
       await using vault = handler({ address: proxy.address, appRole: bare })
       for (let call = 0; call < 3; call++) {
