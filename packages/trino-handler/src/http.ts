@@ -86,7 +86,7 @@ export class TrinoHttp implements TrinoTransport {
       const { location } = reply.headers
       if (reply.status === 200) return reply.body as Buffer
       if (typeof location !== 'string') throw segmentGone(this.target, reply.status, '')
-      return this.download({ uri: new URL(location, uri).href, headers: {} }, signal)
+      return this.download({ uri: new URL(location, uri).href, headers }, signal)
     }
     const reply = await this.#request(url.href, this.#agentOfStores(), signal, { method: 'GET', headers: joined(headers) })
     if (reply.status === 200) return reply.body as Buffer

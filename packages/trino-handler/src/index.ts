@@ -39,7 +39,7 @@ export {
 export { literal, typed, TypedValue, type TrinoParameter } from './literal.ts'
 export type { TrinoStats } from './protocol.ts'
 export type { QueryState } from './query-info.ts'
-export { type TransactionOptions, TrinoSession } from './session.ts'
+export type { TransactionOptions, TrinoSession } from './session.ts'
 export type { SessionOptions } from './session-state.ts'
 export { ident, sql, SqlFragment, type SqlStatement } from './sql.ts'
 export type { StatementHandle } from './statement.ts'

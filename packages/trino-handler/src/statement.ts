@@ -188,10 +188,9 @@ export class Statement {
     } finally {
       clearInterval(heart)
       signal.removeEventListener('abort', abort)
-      if (!this.#ended) {
-        await this.cancel()
-        left.abort()
-      }
+      if (!this.#ended) await this.cancel()
+      // Whatever is fetched ahead is of no use any more.
+      left.abort()
       release()
       await Promise.all(this.#courtesies)
     }

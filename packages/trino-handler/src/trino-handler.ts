@@ -102,8 +102,8 @@ export class TrinoHandler extends Statements implements Closable {
   }
 
   /**
-   * Runs work in a transaction: committed when it ends, rolled back when it throws. Few connectors write in one: those of
-   * Iceberg and PostgreSQL refuse to (`TRINO_NOT_SUPPORTED`); reads see one snapshot where the connector has some.
+   * Runs work in a transaction: committed when it ends, rolled back when it throws. Few connectors write in one: Iceberg
+   * refuses to (`TRINO_AUTOCOMMIT_WRITE_CONFLICT`); reads see one snapshot where the connector has some.
    */
   transaction<T>(work: (transaction: TrinoSession) => Promise<T>, options: TransactionOptions = {}): Promise<T> {
     return inTransaction(this.session(options.session), work, options)
