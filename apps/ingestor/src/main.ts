@@ -1,5 +1,4 @@
 #!/usr/bin/env node
-import { main } from '@common-handlers/cli'
-import { ingestorApp } from './app.ts'
+import { main } from '@common-handlers/cli/main'
 
-await main(ingestorApp)
+await main(async () => (await import('./app.ts')).ingestorApp)

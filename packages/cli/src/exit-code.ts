@@ -1,5 +1,3 @@
-import { HandlerError, type Outcome } from '@common-handlers/core'
-
 /** What a program ends with; the same in every app, so that a scheduler can tell "come back later" from "mend it first". */
 export const exitCodes = {
   ok: 0,
@@ -24,19 +22,6 @@ export const exitCodes = {
   terminated: 143,
 } as const
 
-const byOutcome: Readonly<Record<Outcome, number>> = {
-  config: exitCodes.usage,
-  auth: exitCodes.denied,
-  permission: exitCodes.denied,
-  'not-found': exitCodes.notFound,
-  connection: exitCodes.unavailable,
-  timeout: exitCodes.unavailable,
-  remote: exitCodes.failed,
-  capacity: exitCodes.capacity,
-  data: exitCodes.data,
-  conflict: exitCodes.conflict,
-}
-
 /** The reason of an abort that a signal of the operating system caused. */
 export class Interrupted extends Error {
   readonly signalName: 'SIGINT' | 'SIGTERM'
@@ -45,14 +30,10 @@ export class Interrupted extends Error {
     this.name = 'Interrupted'
     this.signalName = signalName
   }
-}
 
-export function exitCodeOf(error: unknown): number {
-  if (error instanceof Interrupted) return error.signalName === 'SIGINT' ? exitCodes.interrupted : exitCodes.terminated
-  if (!HandlerError.is(error)) return exitCodes.failed
-  // A secret that is missing or refused is what it is, wherever its reference stands.
-  if (error.code === 'CONFIG_REFERENCE_UNRESOLVED' && HandlerError.is(error.cause)) return exitCodeOf(error.cause)
-  return byOutcome[error.outcome]
+  get exitCode(): number {
+    return this.signalName === 'SIGINT' ? exitCodes.interrupted : exitCodes.terminated
+  }
 }
 
 /** The lines that `--help` shows. */

@@ -4,12 +4,14 @@ export {
   type AppOption,
   type AppResolvers,
   type CommandContext,
+  type LogLevel,
+  logLevels,
   runApp,
   type Terminal,
 } from './app.ts'
-export { exitCodeOf, exitCodes, Interrupted } from './exit-code.ts'
+export { exitCodes, Interrupted } from './exit-code.ts'
+export { exitCodeOf } from './exit-code-of.ts'
 export { formatBytes, formatCount, formatDuration, formatTable, parseDuration } from './format.ts'
-export { createLogger, type LogLevel, logLevels } from './log.ts'
-export { main } from './main.ts'
+export { createLogger } from './log.ts'
 export { openReferences, type ReferenceVault } from './references.ts'
 export { createProgress, type Progress, progressLine, type ProgressState } from './progress.ts'

@@ -1,8 +1,6 @@
 import { type Logger, scrub } from '@common-handlers/core'
 import { type DestinationStream, pino } from 'pino'
-
-export const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const
-export type LogLevel = (typeof logLevels)[number]
+import type { LogLevel } from './app.ts'
 
 /** JSON lines for machines, one short line for a person; known secrets are struck out of both. */
 export function createLogger(options: {

@@ -18,7 +18,7 @@ const appWith = (run: AppCommand<Config>['run']): App<typeof schema> & { dispose
   version: '1.2.3',
   description: 'Does a thing',
   envPrefix: 'THING',
-  config: schema,
+  config: async () => schema,
   help: 'Start with: thing run --set store=file:///data',
   commands: [{ name: 'run', summary: 'do it', options: [{ flags: '--fast', description: 'do it fast' }], run }],
   disposed: 0,
@@ -143,14 +143,14 @@ describe('main', () => {
   beforeAll(async () => {
     folder = await mkdtemp(join(import.meta.dirname, 'main-'))
     const source = `
-      import { main } from '../../src/index.ts'
+      import { main } from '../../src/main.ts'
       import { z } from 'zod'
-      await main({ name: 'slow', version: '1', description: 'x', envPrefix: 'SLOW', config: z.strictObject({}), help: '',
+      await main(async () => ({ name: 'slow', version: '1', description: 'x', envPrefix: 'SLOW', config: async () => z.strictObject({}), help: '',
         resolvers: async () => ({ resolvers: {}, [Symbol.asyncDispose]: async () => {} }),
         commands: [{ name: 'run', summary: 'waits', run: async ({ signal, logger }) => {
           logger.info({}, 'waiting')
           try { await new Promise((_, reject) => { const t = setInterval(() => {}, 1000); signal.addEventListener('abort', () => { clearInterval(t); reject(signal.reason) }) }) }
-          finally { logger.info({}, 'cleaned up') } } }] })`
+          finally { logger.info({}, 'cleaned up') } } }] }))`
     await writeFile(join(folder, 'slow.ts'), source)
   })
   afterAll(() => rm(folder, { recursive: true }))
@@ -170,5 +170,17 @@ describe('main', () => {
     const ended = await new Promise((resolve) => child.on('close', (status, killedBy) => resolve({ status, killedBy })))
     expect(ended).toEqual({ status: code, killedBy: null })
     expect(err).toContain('cleaned up')
+  })
+
+  it('ends at once by a signal that comes while the app is loaded', async () => {
+    const source = `
+      import { main } from '../../src/main.ts'
+      await main(() => { process.stdout.write('loading'); return new Promise(() => setInterval(() => {}, 1000)) })`
+    await writeFile(join(folder, 'loading.ts'), source)
+    const child = spawn(process.execPath, ['--conditions=@common-handlers/source', join(folder, 'loading.ts')], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    child.stdout.once('data', () => child.kill('SIGTERM'))
+    expect(await new Promise((resolve) => child.on('close', (status) => resolve(status)))).toBe(143)
   })
 })

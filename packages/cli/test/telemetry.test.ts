@@ -23,7 +23,7 @@ function start(run: Run, argv: readonly string[], env: Readonly<Record<string, s
     version: '1.2.3',
     description: 'Does a thing',
     envPrefix: 'THING',
-    config: schema,
+    config: async () => schema,
     help: '',
     commands: [
       { name: 'run', summary: 'do it', repeatable: true, run },
