@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream'
 import { DataError } from '@common-handlers/core'
 import type { Connection } from './connection.ts'
 import type { Wire } from './driver.ts'
@@ -131,7 +132,8 @@ class CopyIn extends Exchange<CopyResult> {
       this.sourceError = error
       this.interrupt(error)
     }
-    // It may never answer: a stream that stands still is destroyed by this, a generator that waits ends when it wakes.
+    // A stream that stands still would answer return() only after its next piece; a generator that waits does.
+    if (source instanceof Readable) source.destroy()
     void Promise.resolve(iterator.return?.()).catch(() => undefined)
   }
 

@@ -45,8 +45,10 @@ export abstract class Exchange<T> implements Submittable {
   handleCommandComplete(_message: { readonly text: string }): void {}
   handleEmptyQuery(_wire: Wire): void {}
   handlePortalSuspended(_wire: Wire): void {}
+  /** The Sync that was sent is passed over while the server waits for rows, so that it needs another (PostgreSQL, "COPY Operations"). */
   handleCopyInResponse(wire: Wire): void {
     wire.sendCopyFail('this statement was not expected to be a COPY FROM STDIN: use copyFrom')
+    wire.sync()
   }
   handleCopyData(_message: unknown): void {}
 }
