@@ -55,7 +55,11 @@ async function run(command: string, args: readonly string[], env: Readonly<Recor
 
 /** What Docker Compose itself makes of a file: refused, or with everything filled in. */
 export async function readCompose(file: string = join(root, 'docker/compose.yaml')): Promise<Compose> {
-  const { code, output } = await run(await dockerComposeBinary(), ['--file', file, '--profile', '*', 'config', '--format', 'json'], {})
+  const { code, output } = await run(
+    await dockerComposeBinary(),
+    ['--file', file, '--profile', '*', 'config', '--format', 'json'],
+    {},
+  )
   if (code !== 0) throw new Error(output)
   return JSON.parse(output) as Compose
 }
@@ -134,7 +138,11 @@ export async function composeStack(folder: string): Promise<ComposeStack> {
   })
   const commandOf = (name: string, service: Service): readonly string[] => {
     const image = service.image.replace(/:.*$/, '')
-    const command = [...(service.entrypoint ?? entrypoints[image] ?? []), ...(service.command ?? []), ...(furtherPorts[name] ?? [])]
+    const command = [
+      ...(service.entrypoint ?? entrypoints[image] ?? []),
+      ...(service.command ?? []),
+      ...(furtherPorts[name] ?? []),
+    ]
     if (command.length === 0) throw new Error(`nothing is known of how ${service.image} starts`)
     return command
   }
@@ -161,7 +169,11 @@ export async function composeStack(folder: string): Promise<ComposeStack> {
     }
     if (name === 'trino') {
       const catalogs = join(folder, 'trino/catalog')
-      const { S3_ACCESS_KEY: accessKeyId = '', S3_SECRET_KEY: secretAccessKey = '', ...environment } = services[name]?.environment ?? {}
+      const {
+        S3_ACCESS_KEY: accessKeyId = '',
+        S3_SECRET_KEY: secretAccessKey = '',
+        ...environment
+      } = services[name]?.environment ?? {}
       const trino = await startTrino({
         s3: {
           kind: 's3',

@@ -44,7 +44,10 @@ describe('docker/compose.yaml, its services as processes', () => {
       'select from app.audit_log limit 1',
     )
     await expect(
-      runOnPostgres({ ...stack.postgres, database: 'app', user: url.username, password: url.password }, 'delete from app.audit_log'),
+      runOnPostgres(
+        { ...stack.postgres, database: 'app', user: url.username, password: url.password },
+        'delete from app.audit_log',
+      ),
     ).rejects.toThrow('permission denied')
   })
 
@@ -85,8 +88,13 @@ describe('docker/compose.yaml, its services as processes', () => {
       },
     })
     const query = async (expression: string): Promise<readonly Series[]> => {
-      const response = await fetch(`http://127.0.0.1:${port}/api/v1/query?${new URLSearchParams({ query: expression }).toString()}`)
-      const answer = (await response.json()) as { readonly error?: string; readonly data?: { readonly result: readonly Series[] } }
+      const response = await fetch(
+        `http://127.0.0.1:${port}/api/v1/query?${new URLSearchParams({ query: expression }).toString()}`,
+      )
+      const answer = (await response.json()) as {
+        readonly error?: string
+        readonly data?: { readonly result: readonly Series[] }
+      }
       if (answer.data === undefined) throw new Error(`${expression}: ${answer.error}`)
       return answer.data.result
     }
