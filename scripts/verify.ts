@@ -19,6 +19,7 @@ const checks: readonly Check[] = [
   { name: 'lint', command: script('lint') },
   { name: 'unused code and dependencies', command: script('unused') },
   { name: 'options in the READMEs', command: script('options', '--check') },
+  { name: 'versions of servers and tools', command: script('versions') },
   { name: 'packages as published', command: script('packages') },
   { name: 'tests', command: script('test'), counts: true },
   { name: 'demo', command: script('demo') },

@@ -34,7 +34,7 @@ describe('docker/compose.yaml, its services as processes', () => {
     expect(output).toContain('the same on both sides, 246750 rows on 15 days')
     expect(output.match(/^\s*\d{4}-\d\d-\d\d \|\s+(\d+) \|\s+\1 \|/gm)).toHaveLength(15)
     expect(code).toBe(0)
-  }, 300_000)
+  }, 600_000)
 
   it('logs the extractor in as a user that OpenBao has made', async () => {
     const url = new URL(await readFile(stack.here('/run/database/url'), 'utf8'))
@@ -57,7 +57,7 @@ describe('docker/compose.yaml, its services as processes', () => {
     expect([extractor.code, extractor.output]).toEqual([0, expect.stringContaining('"rows":0')])
     const ingestor = await stack.result('ingestor')
     expect([ingestor.code, ingestor.output]).toEqual([0, expect.stringContaining('"runs":[]')])
-  }, 120_000)
+  }, 300_000)
 
   it('fails where the two sides differ, until they do not', async () => {
     await runOnPostgres({ ...stack.postgres, database: 'app' }, await activity())
@@ -66,7 +66,7 @@ describe('docker/compose.yaml, its services as processes', () => {
     expect(differs.code).not.toBe(0)
     for (const name of ['extractor', 'ingestor']) expect(await stack.result(name)).toMatchObject({ code: 0 })
     expect(await stack.result('report')).toMatchObject({ code: 0 })
-  }, 120_000)
+  }, 300_000)
 
   it('is watched: Prometheus reads both programs, and every panel of the dashboard has something to show', async () => {
     const { prometheus, promtool } = await prometheusBinaries()
@@ -124,7 +124,7 @@ describe('docker/compose.yaml, its services as processes', () => {
       const health = await stack.exec(loop, [process.execPath, '--conditions=@common-handlers/source', main, 'health'])
       expect([health.code, health.output]).toEqual([0, expect.stringContaining('"outcome":"ok"')])
     }
-  }, 300_000)
+  }, 600_000)
 })
 
 /** The statement that the service `activity` repeats. */
