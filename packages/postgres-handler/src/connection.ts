@@ -312,14 +312,20 @@ export class Connection {
     const done = await this.#turn()
     let running = true
     let cancelled: Promise<void> | undefined
+    let timer: NodeJS.Timeout | undefined
+    const abandoned = Promise.withResolvers<never>()
     const abort = (): void => {
       attended.interrupt?.(signal?.reason)
       cancelled = this.#cancel(() => running)
+      // The server is done with it. What still does not end, a source that stands still for one, is not waited for.
+      void cancelled.then(() => {
+        if (running) timer = setTimeout(() => abandoned.reject(signal?.reason), UNWIND_MS)
+      })
     }
     try {
       signal?.throwIfAborted()
       signal?.addEventListener('abort', abort, { once: true })
-      return await start()
+      return await Promise.race([start(), abandoned.promise])
     } catch (error) {
       signal?.throwIfAborted()
       // In a transaction the server's last words may have come between two statements: it stood idle for too long.
@@ -331,6 +337,7 @@ export class Connection {
       if (cancelled === undefined) await this.#client.idle()
       running = false
       await cancelled
+      clearTimeout(timer)
       done()
     }
   }

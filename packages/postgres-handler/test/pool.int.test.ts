@@ -1,6 +1,10 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { describeWith, type PostgresServer, startPostgres } from '@common-handlers/testkit'
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { parseConfig } from '../src/config.ts'
+import { Connection } from '../src/connection.ts'
+import { connectClient, type Wire } from '../src/driver.ts'
+import { Exchange } from '../src/exchange.ts'
 import { PostgresHandler, type PostgresHandlerOptions } from '../src/index.ts'
 import { allAtOnce, failure, ownDatabase } from './own-database.ts'
 
@@ -111,6 +115,28 @@ describeWith(['postgres'], 'the pool', ({ postgres }) => {
     expect(await deaf).toMatchObject({ code: 'POSTGRES_CLOSED', retry: 'if-idempotent' })
     await expect.poll(() => db.activeBackends()).toBe(0)
     expect(await db.pg.getRows('SELECT count(*)::int FROM deaf')).toEqual([[0]])
+  })
+
+  it('close() ends a call that nothing else ends', async () => {
+    const config = parseConfig(db.options(), false)
+    const { user, password } = db.address
+    const client = await connectClient(config, false, { user, password }, new AbortController().signal)
+    /** The server answers, and nobody hears it. */
+    class Deaf extends Exchange<void> {
+      readonly statement = 'SELECT 1'
+      submit(wire: Wire): null {
+        wire.query(this.statement)
+        return null
+      }
+      handleReadyForQuery(): void {}
+    }
+    const closing = new AbortController()
+    const connection = new Connection({ client, release: () => undefined })
+    const call = failure(connection.exchange(new Deaf(), closing.signal))
+    const reason = new Error('closing')
+    closing.abort(reason)
+    expect(await call).toBe(reason)
+    await client.close()
   })
 
   it('a transaction ends by its time-out though its work does not listen', async () => {
