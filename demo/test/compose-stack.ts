@@ -109,8 +109,15 @@ export async function composeStack(folder: string): Promise<ComposeStack> {
   /** The ports that a container has for itself and that have no name in the file. */
   const furtherPorts: Readonly<Record<string, readonly string[]>> = {
     seaweedfs: [
-      ...['master.port', 'master.port.grpc', 'volume.port', 'volume.port.grpc', 'filer.port', 'filer.port.grpc'],
-      ...['s3.port.grpc', 'admin.port', 'admin.port.grpc'],
+      'master.port',
+      'master.port.grpc',
+      'volume.port',
+      'volume.port.grpc',
+      'filer.port',
+      'filer.port.grpc',
+      's3.port.grpc',
+      'admin.port',
+      'admin.port.grpc',
     ].map((flag, index) => `-${flag}=${port(3 + index)}`),
   }
   const here = (text: string): string => {
@@ -119,7 +126,8 @@ export async function composeStack(folder: string): Promise<ComposeStack> {
     return result
   }
 
-  const postgres = started.use(await startPostgres())
+  // Of the major version that the image has.
+  const postgres = started.use(await startPostgres({ binaries: 'embedded' }))
   substitutions.set('postgres:5432', `${postgres.host}:${postgres.port}`)
   await programs(join(folder, 'bin'))
   for (const empty of ['database', 'data']) await mkdir(join(folder, empty))
