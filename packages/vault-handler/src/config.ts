@@ -242,7 +242,7 @@ export const vaultConfigSchema: z.ZodType<VaultConfig, VaultConfigInput> = z
         stsEndpoint: z
           .url({ protocol: /^https?$/ })
           .optional()
-          .describe('address of STS; that of the region, or the global one without a region, by default'),
+          .describe('address of STS; that of the region (or the global one) by default'),
         serverId: text().optional().describe('value of the header X-Vault-AWS-IAM-Server-ID where the mount asks for one'),
         mount: mount('aws'),
       })
@@ -340,8 +340,8 @@ export type Variables = Readonly<Record<string, string | undefined>>
  * The configuration that the variables of the Go client describe: `VAULT_ADDR` (default `https://127.0.0.1:8200`),
  * `VAULT_TOKEN`, `VAULT_NAMESPACE`, `VAULT_CACERT`, `VAULT_CAPATH`, `VAULT_CLIENT_CERT`, `VAULT_CLIENT_KEY`,
  * `VAULT_TLS_SERVER_NAME`, `VAULT_SKIP_VERIFY`, `VAULT_CLIENT_TIMEOUT` (seconds, or `1m30s`), `VAULT_MAX_RETRIES`,
- * `VAULT_RATE_LIMIT` (`rate` or `rate:burst`), `VAULT_PROXY_ADDR` (or `VAULT_HTTP_PROXY`); and `VAULT_TOKEN_FILE`. The same names with `BAO_`, as OpenBao's client reads
- * them, go first. An empty variable is an unset one.
+ * `VAULT_RATE_LIMIT` (`rate` or `rate:burst`), `VAULT_PROXY_ADDR` (or `VAULT_HTTP_PROXY`); and `VAULT_TOKEN_FILE`. The same
+ * names with `BAO_`, as OpenBao's client reads them, go first. An empty variable is an unset one.
  * @throws ConfigError `VAULT_CONFIG_INVALID`
  */
 export function vaultConfigFromEnvironment(variables: Variables = process.env): VaultConfigInput {

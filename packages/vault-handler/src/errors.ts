@@ -12,6 +12,7 @@ import {
   REDACTED,
   RemoteError,
 } from '@common-handlers/core'
+import { strings } from './secret-data.ts'
 
 /** What was asked, for the text of an error. The path is plain: `secret/data/app`. */
 export interface RequestFacts {
@@ -377,12 +378,6 @@ function strikeOut(message: string, sent: unknown): string {
   let struck = message
   for (const value of strings(sent)) if (value.length >= MIN_STRUCK_LENGTH) struck = struck.replaceAll(value, REDACTED)
   return struck
-}
-
-/** Every string in a tree. */
-export function* strings(value: unknown): Generator<string> {
-  if (typeof value === 'string') yield value
-  else if (typeof value === 'object' && value !== null) for (const inner of Object.values(value)) yield* strings(inner)
 }
 
 function property(value: unknown, name: string): unknown {

@@ -6,7 +6,6 @@ export {
   type CertificateConfig,
   type JwtConfig,
   type KubernetesConfig,
-  parseVaultConfig,
   type RateLimitConfig,
   type UserpassConfig,
   type Variables,
@@ -16,6 +15,7 @@ export {
   vaultConfigSchema,
   type VaultTlsConfig,
 } from './config.ts'
+export type { NodeState, VaultHealth } from './health.ts'
 export type { AcquireOptions, Lease, LeasedCredentials, LeaseEvents, LeaseOptions } from './lease.ts'
 export type {
   KeyValue,
@@ -47,13 +47,6 @@ export type {
   VerifyItem,
 } from './transit.ts'
 export type { RenewTokenOptions, TokenInfo, VaultToken } from './token.ts'
-export type { SchemaIssue, SchemaResult, StandardSchema } from '@common-handlers/core'
-export {
-  type GetSecretOptions,
-  type NodeState,
-  type RequestOptions,
-  VaultHandler,
-  type VaultHandlerOptions,
-  type VaultHealth,
-} from './vault-handler.ts'
+export type { StandardSchema } from '@common-handlers/core'
+export { type GetSecretOptions, type RequestOptions, VaultHandler, type VaultHandlerOptions } from './vault-handler.ts'
 export type { UnwrappedAnswer, UnwrapOptions, WrappedAnswer, Wrapping, WrappingFacts } from './wrapping.ts'

@@ -1,6 +1,5 @@
 import { ConfigError, registerSecretValue } from '@common-handlers/core'
-import { strings } from './errors.ts'
-import type { SecretData } from './secret-data.ts'
+import { type SecretData, strings } from './secret-data.ts'
 
 /**
  * - `dynamic`: made for this reader, and ends with its lease;

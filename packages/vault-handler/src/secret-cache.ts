@@ -11,7 +11,8 @@ const ASK_AGAIN_MS = 5_000
 /** What was read, out of sight of inspect and JSON. Those who get it get a copy each. */
 class Entry {
   readonly names: ReadonlySet<string>
-  readonly readAt = Date.now()
+  /** By a clock that nobody sets. */
+  readonly readAt = performance.now()
   /** While the server fails: until when it is not asked again. */
   askAt = 0
   readonly #data: SecretData
@@ -52,8 +53,8 @@ export class SecretCache {
   ): Promise<SecretData> {
     const key = `${version ?? ''} ${parsePath(path).join('/')}`
     const entry = this.#entries.get(key)
-    const age = entry === undefined ? Infinity : Date.now() - entry.readAt
-    if (entry !== undefined && (age < this.#config.ttlMs || Date.now() < entry.askAt)) {
+    const age = entry === undefined ? Infinity : performance.now() - entry.readAt
+    if (entry !== undefined && (age < this.#config.ttlMs || performance.now() < entry.askAt)) {
       this.#entries.delete(key)
       this.#entries.set(key, entry)
       return entry.open()
@@ -62,10 +63,10 @@ export class SecretCache {
       return structuredClone(await untilAborted(this.#read(key, path, read), signal))
     } catch (error) {
       const staleAt = entry === undefined ? 0 : entry.readAt + this.#config.ttlMs + this.#config.staleIfErrorMs
-      if (entry === undefined || Date.now() >= staleAt || !isOutage(error)) throw error
+      if (entry === undefined || performance.now() >= staleAt || !isOutage(error)) throw error
       // It may have been forgotten while the server was asked.
       if (this.#entries.get(key) !== entry) throw error
-      entry.askAt = Math.min(staleAt, Date.now() + ASK_AGAIN_MS)
+      entry.askAt = Math.min(staleAt, performance.now() + ASK_AGAIN_MS)
       this.#logger.warn({ path, err: error, ageMs: age }, 'vault secret could not be read; an older one is given out')
       return entry.open()
     }

@@ -1,9 +1,14 @@
 import { DataError, registerSecretValue, Secret } from '@common-handlers/core'
-import { strings } from './errors.ts'
 import type { Place } from './mounts.ts'
 
 /** The fields of a secret. Integers beyond 2^53 come as bigint. */
 export type SecretData = Record<string, unknown>
+
+/** Every string in a tree. */
+export function* strings(value: unknown): Generator<string> {
+  if (typeof value === 'string') yield value
+  else if (typeof value === 'object' && value !== null) for (const inner of Object.values(value)) yield* strings(inner)
+}
 
 /**
  * Registers every text of a secret with the scrubber, but for what stands in the path and is no secret: the user "postgres" in

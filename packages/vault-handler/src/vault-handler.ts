@@ -28,6 +28,7 @@ import {
   vaultConfigFromEnvironment,
 } from './config.ts'
 import { noCredentials, nodeUnusable, tokenRefused } from './errors.ts'
+import { askForHealth, readHealth, type VaultHealth } from './health.ts'
 import { Lease, type LeaseOptions } from './lease.ts'
 import { writeExact } from './exact-json.ts'
 import { KeyValue } from './key-value.ts'
@@ -60,18 +61,6 @@ export interface RequestOptions extends CallOptions {
   /** Ask the server to wrap its answer for so long; rounded up to whole seconds. */
   readonly wrapTtlMs?: number | undefined
 }
-
-/** The state of the node that answered. */
-export interface VaultHealth {
-  readonly initialized: boolean
-  readonly sealed: boolean
-  readonly standby: boolean
-  readonly version: string
-  /** `active`, `standby`, `performance standby`, `disaster recovery secondary`, `sealed`, `uninitialized`. */
-  readonly state: NodeState
-}
-
-export type NodeState = 'active' | 'standby' | 'performance standby' | 'disaster recovery secondary' | 'sealed' | 'uninitialized'
 
 const READS = new Set(['GET', 'HEAD', 'LIST'])
 const IDEMPOTENT = new Set([...READS, 'PUT', 'DELETE'])
@@ -339,7 +328,7 @@ export class VaultHandler implements Closable {
    */
   async #isKnown(token: Secret, signal: AbortSignal): Promise<boolean> {
     try {
-      await this.#client.send({ method: 'GET', path: 'auth/token/lookup-self', token, idempotent: true }, signal)
+      await this.#client.send({ ...lookUpSelf, token }, signal)
       return true
     } catch (error) {
       if (!HandlerError.is(error) || error.code !== 'VAULT_PERMISSION_DENIED') throw error
@@ -348,31 +337,7 @@ export class VaultHandler implements Closable {
   }
 
   async #health(signal: AbortSignal, policy: Partial<RetryPolicy>): Promise<VaultHealth> {
-    const answer = (await this.#client.send(
-      {
-        method: 'GET',
-        path: 'sys/health',
-        // Every state as a good answer: the fields tell which one it is.
-        query: {
-          standbycode: '200',
-          sealedcode: '200',
-          uninitcode: '200',
-          performancestandbycode: '200',
-          drsecondarycode: '200',
-        },
-        inNamespace: false,
-        idempotent: true,
-        policy,
-      },
-      signal,
-    )) as HealthAnswer
-    return {
-      initialized: answer.initialized,
-      sealed: answer.sealed,
-      standby: answer.standby,
-      version: answer.version,
-      state: stateOf(answer),
-    }
+    return readHealth(await this.#client.send({ ...askForHealth, policy }, signal))
   }
 
   async #release(): Promise<void> {
@@ -387,21 +352,4 @@ export class VaultHandler implements Closable {
     }
     await this.#client.close()
   }
-}
-
-interface HealthAnswer {
-  readonly initialized: boolean
-  readonly sealed: boolean
-  readonly standby: boolean
-  readonly version: string
-  readonly performance_standby?: boolean
-  readonly replication_dr_mode?: string
-}
-
-function stateOf(answer: HealthAnswer): NodeState {
-  if (!answer.initialized) return 'uninitialized'
-  if (answer.sealed) return 'sealed'
-  if (answer.replication_dr_mode === 'secondary') return 'disaster recovery secondary'
-  if (answer.performance_standby === true) return 'performance standby'
-  return answer.standby ? 'standby' : 'active'
 }

@@ -1,6 +1,7 @@
 import { type CallOptions, registerSecretValue, RemoteError, Secret } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
-import { strings, wrappedElsewhere } from './errors.ts'
+import { wrappedElsewhere } from './errors.ts'
+import { strings } from './secret-data.ts'
 
 /** An answer that the server keeps, for whoever comes first with the token. */
 export interface WrappedAnswer {

@@ -1,13 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import { ConfigError, configKeys, Secret } from '@common-handlers/core'
 import { describe, expect, it } from 'vitest'
-import {
-  parseVaultConfig,
-  vaultConfigFromEnvironment,
-  VaultHandler,
-  type VaultConfigInput,
-  vaultConfigSchema,
-} from '../src/index.ts'
+import { parseVaultConfig } from '../src/config.ts'
+import { vaultConfigFromEnvironment, VaultHandler, type VaultConfigInput, vaultConfigSchema } from '../src/index.ts'
 
 const address = 'https://vault:8200'
 

@@ -37,7 +37,7 @@ describeWith(['openbao'], 'beside hvac', ({ openbao }) => {
     await admin.mount(mounts.transit, 'transit')
     vault = new VaultHandler({ address: openbao.address, token: openbao.rootToken })
     // A version 2 mount upgrades itself for a moment and refuses writes meanwhile.
-    await vi.waitFor(() => vault.kv.put(`${mounts.v2}/first`, { a: 'b' }))
+    await vi.waitFor(() => vault.kv.put(`${mounts.v2}/first`, { a: 'b' }), { timeout: 20_000 })
   })
   afterAll(() => vault.close())
 

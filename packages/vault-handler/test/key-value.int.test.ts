@@ -80,7 +80,7 @@ describeWith(['openbao'], 'the KV engine', ({ openbao }) => {
       const top = unique('data-mount')
       await openbaoAdmin(openbao).mount(top, 'kv', { version: String(version) })
       const path = version === 1 ? `${top}/data/x` : `${top}/data/data/x`
-      await vi.waitFor(() => vault.kv.put(path, { it: 'is here' }))
+      await vi.waitFor(() => vault.kv.put(path, { it: 'is here' }), { timeout: 20_000 })
       expect(await all(vault.kv.list(top, { recursive: true }))).toEqual([path])
       expect((await vault.kv.get(path)).data).toEqual({ it: 'is here' })
     })

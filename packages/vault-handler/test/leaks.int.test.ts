@@ -36,7 +36,7 @@ describeWith(['openbao'], 'secrets', ({ openbao }) => {
       roleId: randomUUID(),
       secretId: randomUUID(),
       password: `pässword-${randomUUID()}`,
-      shortToken: await admin.createToken({ policies: [mount], ttl: '3s', renewable: true }),
+      shortToken: await admin.createToken({ policies: [mount], ttl: '10s', renewable: true }),
       wrappedSecretId: `s.${randomUUID()}`,
       awsKey: `aws/${randomUUID()}`,
       awsSession: `session/${randomUUID()}`,

@@ -2,6 +2,7 @@ import { AuthError, silentLogger } from '@common-handlers/core'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { VaultApi } from '../src/api.ts'
 import { Lease } from '../src/lease.ts'
+import type { SecretData } from '../src/secret-data.ts'
 
 // A certificate without a lease, by what a lease needs of a server; the clock is wound on.
 
@@ -27,7 +28,7 @@ async function certificate(issue: (count: number) => { readonly expiration: numb
     onClose: () => () => undefined,
     onTokenLost: () => () => undefined,
   }
-  const lease = await Lease.open(api, 'pki/issue/web', { body: {} })
+  const lease = await Lease.open<SecretData>(api, 'pki/issue/web', { body: {} })
   const words: string[] = []
   for (const event of ['renewed', 'rotated', 'lost'] as const) lease.on(event, () => words.push(event))
   return { lease, words, issued: () => issued }

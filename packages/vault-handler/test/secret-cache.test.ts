@@ -1,5 +1,5 @@
 import { silentLogger } from '@common-handlers/core'
-import { expect, it } from 'vitest'
+import { expect, it, vi } from 'vitest'
 import { SecretCache } from '../src/secret-cache.ts'
 
 const { signal } = new AbortController()
@@ -28,4 +28,17 @@ it.each([
   await cache.get(path, undefined, async () => ({ n: 1 }), signal)
   cache.forget(changed)
   expect(await cache.get(path, undefined, async () => ({ n: 2 }), signal)).toEqual({ n: forgotten ? 2 : 1 })
+})
+
+it('a secret is not kept for longer when the clock is put back', async () => {
+  vi.useFakeTimers()
+  try {
+    const cache = cacheOf()
+    await cache.get('secret/app', undefined, async () => ({ n: 1 }), signal)
+    vi.setSystemTime(Date.now() - 3_600_000)
+    await vi.advanceTimersByTimeAsync(60_000)
+    expect(await cache.get('secret/app', undefined, async () => ({ n: 2 }), signal)).toEqual({ n: 2 })
+  } finally {
+    vi.useRealTimers()
+  }
 })

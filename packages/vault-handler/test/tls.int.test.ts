@@ -1,4 +1,7 @@
+import { once } from 'node:events'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { silentLogger } from '@common-handlers/core'
@@ -96,6 +99,19 @@ describeWith(['openbao'], 'the way to the server', ({ openbao }) => {
   it('is not mistaken: TLS to a plain port', async () => {
     const error = await failure(lookUp(openbao.address.replace('http:', 'https:'), { caFile }))
     expect(error).toMatchObject({ name: 'ConnectionError', code: 'VAULT_TLS', retry: 'never' })
+  })
+
+  it('does not lead from TLS to plain text, whatever the server answers', async () => {
+    await using plain = await recordingProxy(openbao.address)
+    const standby = createServer(material(server), (request, response) =>
+      response.writeHead(307, { location: `${plain.address}${request.url}` }).end(),
+    )
+    standby.listen(0, '127.0.0.1')
+    await once(standby, 'listening')
+    const address = `https://127.0.0.1:${(standby.address() as AddressInfo).port}`
+    expect(await failure(lookUp(address, { caFile }))).toMatchObject({ code: 'VAULT_REQUEST_REFUSED', serverCode: '307' })
+    expect(plain.seen).toEqual([])
+    standby.close()
   })
 
   it('may go through a proxy, in the open and by TLS', async () => {

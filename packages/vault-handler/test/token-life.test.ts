@@ -2,7 +2,7 @@ import { AuthError, ConnectionError, silentLogger } from '@common-handlers/core'
 import { afterEach, beforeEach, expect, it, vi } from 'vitest'
 import { TokenSource } from '../src/authentication.ts'
 import type { ApiRequest } from '../src/client.ts'
-import { parseVaultConfig } from '../src/index.ts'
+import { parseVaultConfig } from '../src/config.ts'
 
 // The time that a real server would take is weeks: the clock is wound on instead.
 

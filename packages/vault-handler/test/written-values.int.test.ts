@@ -28,7 +28,7 @@ describeWith(['openbao'], 'what is written', ({ openbao }) => {
       logger,
       retry: { attempts: 2, baseDelayMs: 1 },
     })
-    await vi.waitFor(() => vault.kv.put(`${mount}/app`, { first: 1 }))
+    await vi.waitFor(() => vault.kv.put(`${mount}/app`, { first: 1 }), { timeout: 20_000 })
     await vault.transit(transitMount).createKey('signer', { type: 'ed25519' })
 
     const planted: string[] = []
