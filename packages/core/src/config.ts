@@ -157,9 +157,11 @@ async function fromEnvironment(
   { prefix, variables }: { readonly prefix: string; readonly variables: Readonly<Record<string, string | undefined>> },
 ): Promise<Leaf[]> {
   const leaves: Leaf[] = []
+  const names = new Set(keys.map((key) => environmentName(prefix, key.path)))
   for (const key of keys) {
     const name = environmentName(prefix, key.path)
-    const file = variables[`${name}_FILE`]
+    // Where `tokenFile` is a key beside `token`, the variable is that key's, and the file is its to read.
+    const file = names.has(`${name}_FILE`) ? undefined : variables[`${name}_FILE`]
     const text = variables[name]
     // An empty variable is an unset one: compose files and manifests write `NAME=` for "nothing".
     if (text !== undefined && text !== '') {

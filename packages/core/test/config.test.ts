@@ -83,6 +83,14 @@ describe('loadConfig', () => {
     expect(explain().find((line) => line.key === 'store')?.value).toBe('env:STORE_URL')
   })
 
+  it('leaves a variable that ends in _FILE to the key of that name, where there is one', async () => {
+    const { value } = await loadConfig({
+      schema: z.strictObject({ token: z.string().optional(), tokenFile: z.string().optional() }),
+      env: { prefix: 'APP', variables: { APP_TOKEN_FILE: '/run/secrets/token' } },
+    })
+    expect(value).toEqual({ tokenFile: '/run/secrets/token' })
+  })
+
   it('reads file references, whole or one key of a JSON object', async () => {
     const plain = await file('plain', 'value-one\n')
     const json = await file('all.json', '{"password":"value-two"}')
