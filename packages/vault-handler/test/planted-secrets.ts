@@ -1,20 +1,19 @@
 /* oxlint-disable no-console, typescript/no-base-to-string -- printing is what it is for */
 // A process of its own, so that DEBUG is set from its start. It prints everything a careless program might.
 import { inspect } from 'node:util'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { VaultHandler } from '@common-handlers/vault-handler'
 
 const planted = JSON.parse(process.env['PLANTED'] ?? '{}') as Record<string, string>
 const plant = (name: string): string => planted[name] ?? name
 const address = plant('address')
-let renewalFailed = false
+const renewalFailed = Promise.withResolvers<void>()
 const logger = {
   trace: console.log,
   debug: console.log,
   info: console.log,
   warn: (...parts: readonly unknown[]) => {
     console.log(...parts)
-    renewalFailed ||= parts.includes('vault token could not be kept alive')
+    if (parts.includes('vault token could not be kept alive')) renewalFailed.resolve()
   },
   error: console.log,
   child: () => logger,
@@ -73,7 +72,9 @@ await vault.close()
 const renewing = new VaultHandler({ address, token: plant('shortToken'), retry: { attempts: 1 }, logger })
 await show(() => renewing.connect())
 // The timers of a handler do not keep the process alive.
-while (!renewalFailed) await sleep(50)
+const alive = setInterval(() => undefined, 1_000)
+await renewalFailed.promise
+clearInterval(alive)
 await renewing.close()
 
 const roleId = plant('roleId')
