@@ -60,6 +60,13 @@ describe('describeWith', () => {
     expect({ lastLine, code }).toEqual({ lastLine: '1 passed, 1 failed', code: 1 })
     expect(output).toContain('openbao cannot be had')
   })
+
+  it('does the same for a server that the suite starts itself', async () => {
+    const skipped = await run(['plain', 'unavailable'])
+    expect(skipped).toMatchObject({ lastLine: '1 passed, 0 failed', code: 0 })
+    expect(skipped.output).toContain('unavailable.fixture.ts > with a server of its own: pgbouncer cannot be had: it is not on')
+    expect(await run(['unavailable'], { CI: 'true' })).toMatchObject({ lastLine: '0 passed, 1 failed', code: 1 })
+  })
 })
 
 /** A run of the fixtures on a machine that has no server and no way to fetch one. */

@@ -1,5 +1,6 @@
 import { chmod, chown, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ServerUnavailable } from '../errors.ts'
 import { pgbouncerBinary } from '../provision/artifacts.ts'
 import { postgresAddress, type PostgresAddress } from './addresses.ts'
 import { onFreePorts } from './ports.ts'
@@ -17,10 +18,12 @@ export type PgBouncerServer = PostgresAddress & ServerControl
 /**
  * Starts a PgBouncer before a PostgreSQL server, with `pool_mode = transaction`. Any database of the server can be
  * connected to, as the given user.
- * @throws ProvisionError if there is no pgbouncer and none can be installed, ServerStartError if it does not start
+ * @throws ServerUnavailable if there is no pgbouncer and none can be installed, ServerStartError if it does not start
  */
 export async function startPgBouncer(server: PostgresAddress, options: PgBouncerOptions = {}): Promise<PgBouncerServer> {
-  const command = await pgbouncerBinary()
+  const command = await pgbouncerBinary().catch((error: Error) => {
+    throw new ServerUnavailable('pgbouncer', error.message, { cause: error })
+  })
   return await inTemporaryFolder('pgbouncer', async (folder) => {
     const account = await unprivilegedAccount()
     const users = join(folder, 'users.txt')

@@ -12,6 +12,7 @@ export type ServersOf<K extends ServerKind> = { readonly [Kind in K]: Addresses[
  * `describeWith(['postgres', 's3'], 'title', ({ postgres, s3 }) => { it(…) })`.
  * The servers start at the first request. If one cannot be had here, the suite is skipped and the reporter says so at
  * the end; in continuous integration (`CI`) it fails. A server that is there and does not start is a failure anywhere.
+ * A body that starts a further server of its own is taken at its word in the same way when it throws ServerUnavailable.
  */
 export function describeWith<const K extends ServerKind>(
   kinds: readonly K[],
@@ -20,13 +21,22 @@ export function describeWith<const K extends ServerKind>(
 ): void {
   // oxlint-disable-next-line vitest/valid-title -- it is the caller's
   describe(title, async () => {
-    const outcome = await addressesOf(kinds)
-    if (!(outcome instanceof Error)) return await body(outcome)
+    const missing = await addressesOf(kinds).then(async (outcome) => {
+      if (outcome instanceof Error) return outcome
+      try {
+        await body(outcome)
+        return undefined
+      } catch (error) {
+        if (error instanceof ServerUnavailable) return error
+        throw error
+      }
+    })
+    if (missing === undefined) return
     // oxlint-disable-next-line vitest/expect-expect -- it says why the others are not there
-    it(`has ${kinds.join(', ')}`, ({ task, skip }) => {
-      if (readEnvironment().ci || !(outcome instanceof ServerUnavailable)) throw outcome
-      task.meta.missingServer = outcome.message
-      skip(outcome.message)
+    it('has its servers', ({ task, skip }) => {
+      if (readEnvironment().ci || !(missing instanceof ServerUnavailable)) throw missing
+      task.meta.missingServer = missing.message
+      skip(missing.message)
     })
   })
 }
