@@ -74,11 +74,7 @@ export interface Queries {
    * transaction other statements may run meanwhile; outside, the query is a transaction of its own, which is rolled back
    * when the loop is left before the end.
    */
-  stream<T = Row>(
-    statement: string | SqlStatement,
-    params?: readonly unknown[],
-    options?: StreamOptions<T>,
-  ): AsyncIterable<T>
+  stream<T = Row>(statement: string | SqlStatement, params?: readonly unknown[], options?: StreamOptions<T>): AsyncIterable<T>
   /**
    * Several statements in one round trip, all of them or none; their results in the same order. What fails names its
    * statement: `context.place` is `statement 2 of 3`.
@@ -194,9 +190,7 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
         const { text, values } = asStatement(statement, undefined)
         return { text, values: bindValues(values) }
       })
-      const results = await on('the batch', options, (connection, signal) =>
-        connection.batch(bound, { as: 'records' }, signal),
-      )
+      const results = await on('the batch', options, (connection, signal) => connection.batch(bound, { as: 'records' }, signal))
       return results.map(({ rows, rowCount, command }) => ({ records: rows as readonly Row[], rowCount, command }))
     },
     insertMany: (table, columns, rows, options) =>

@@ -7,7 +7,7 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
   const db = ownDatabase(postgres)
 
   it('leaves no active backend and no lost connection after 200 aborted queries', async () => {
-    await using pg = new PostgresHandler(db.options({ pool: { max: 8 } }))
+    await using pg = new PostgresHandler(db.options({ pool: { max: 8, waitTimeoutMs: 0 } }))
     const reason = new Error('not wanted any more')
     const outcomes = await Promise.all(
       Array.from({ length: 200 }, async (_, index) => {
@@ -33,7 +33,7 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
   })
 
   it('leaves none after 100 COPYs left or aborted at any point', async () => {
-    await using pg = new PostgresHandler(db.options({ pool: { max: 4 } }))
+    await using pg = new PostgresHandler(db.options({ pool: { max: 4, waitTimeoutMs: 0 } }))
     await Promise.all(
       Array.from({ length: 100 }, async (_, index) => {
         const abort = new AbortController()

@@ -1,19 +1,17 @@
-import { describeWith, type PgBouncerServer, runOnPostgres, startPgBouncer } from '@common-handlers/testkit'
+import { describeWith, runOnPostgres, startPgBouncer } from '@common-handlers/testkit'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { PostgresHandler, type PostgresHandlerOptions } from '../src/index.ts'
 import { failure, ownDatabase, readAll } from './own-database.ts'
 
-describeWith(['postgres'], 'behind PgBouncer in transaction mode', ({ postgres }) => {
+describeWith(['postgres'], 'behind PgBouncer in transaction mode', async ({ postgres }) => {
+  // Two servers for all clients, so that each gets one that others have used.
+  const bouncer = await startPgBouncer(postgres, { settings: { default_pool_size: '2' } })
   const db = ownDatabase(postgres)
-  let bouncer: PgBouncerServer | undefined
-  const options = (more: PostgresHandlerOptions = {}): PostgresHandlerOptions => {
-    if (bouncer === undefined) throw new Error('asked for before beforeAll')
-    return db.options({ host: bouncer.host, port: bouncer.port, poolerMode: 'transaction', ...more })
-  }
+  afterAll(() => bouncer.stop())
+  const options = (more: PostgresHandlerOptions = {}): PostgresHandlerOptions =>
+    db.options({ host: bouncer.host, port: bouncer.port, poolerMode: 'transaction', ...more })
 
   beforeAll(async () => {
-    // Two servers for all clients, so that each gets one that others have used.
-    bouncer = await startPgBouncer(postgres, { settings: { default_pool_size: '2' } })
     const { database } = db.address
     // What a database may have set, and what no session setting of ours reaches through the pooler.
     await db.pg.executeScript(`
@@ -24,7 +22,6 @@ describeWith(['postgres'], 'behind PgBouncer in transaction mode', ({ postgres }
       ALTER DATABASE ${database} SET bytea_output = 'escape';
       CREATE TABLE kept (id int)`)
   })
-  afterAll(() => bouncer?.stop())
 
   const VALUES = `SELECT '2026-01-02 03:04:05.678901+00'::timestamptz::text, '1 day 2 hours'::interval::text,
     0.1::float8 + 0.2::float8, '\\x00ff'::bytea, '2026-02-01'::date, $1::timestamptz`
@@ -69,7 +66,7 @@ describeWith(['postgres'], 'behind PgBouncer in transaction mode', ({ postgres }
   })
 
   it('serves more clients than it has servers, and reports what fails as on the server itself', async () => {
-    await using pg = new PostgresHandler(options({ pool: { max: 12 } }))
+    await using pg = new PostgresHandler(options({ pool: { max: 12, waitTimeoutMs: 0 } }))
     const ids = Array.from({ length: 200 }, (_, id) => id)
     await Promise.all(ids.map((id) => pg.execute('INSERT INTO kept VALUES ($1)', [id])))
     expect(await pg.getRows('SELECT count(DISTINCT id)::int FROM kept')).toEqual([[200]])

@@ -12,7 +12,7 @@ describeWith(['postgres'], 'the pool', ({ postgres }) => {
   const db = ownDatabase(postgres)
 
   it('leaks no connection in 100,000 loans, some of them aborted', { timeout: 120_000 }, async () => {
-    await using pg = new PostgresHandler(db.options({ pool: { max: 8 } }))
+    await using pg = new PostgresHandler(db.options({ pool: { max: 8, waitTimeoutMs: 0 } }))
     let loans = 0
     let aborted = 0
     const caller = async (first: number): Promise<void> => {
@@ -42,7 +42,7 @@ describeWith(['postgres'], 'the pool', ({ postgres }) => {
   })
 
   it('leaves no active backend and loses no connection in 1,000 aborted queries', { timeout: 120_000 }, async () => {
-    await using pg = new PostgresHandler(db.options({ pool: { max: 6 } }))
+    await using pg = new PostgresHandler(db.options({ pool: { max: 6, waitTimeoutMs: 0 } }))
     const reason = new Error('not wanted any more')
     let aborted = 0
     const caller = async (first: number): Promise<void> => {
@@ -205,7 +205,7 @@ describeWith(['postgres'], 'a server that goes away', () => {
   })
 
   it('loses nothing that was acknowledged, whichever backend is killed with kill -9', { timeout: 120_000 }, async () => {
-    await using pg = new PostgresHandler(options({ retry: patient, pool: { max: 6 } }))
+    await using pg = new PostgresHandler(options({ retry: patient, pool: { max: 6, waitTimeoutMs: 0 } }))
     await pg.execute('CREATE TABLE acknowledged (id int PRIMARY KEY)')
     const acknowledged = new Set<number>()
     const unknown = new Set<number>()
