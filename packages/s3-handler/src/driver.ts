@@ -34,7 +34,7 @@ import { bodyStalled, type S3Request, toS3Error } from './errors.ts'
 import { customerKeyHeaders, type ObjectHeaders, objectHeaders } from './object-headers.ts'
 import { RequestLimit } from './request-limit.ts'
 import { answerError, endpointOf, type HotRequest, Transport } from './transport.ts'
-import type { WireHead } from './wire.ts'
+import type { BodyMemory, WireHead } from './wire.ts'
 import { elements, escapeXml, textOf } from './xml.ts'
 
 /** Requests that no transfer needs, under the names that S3 has for them: what goes in and what comes out. */
@@ -208,37 +208,42 @@ export class S3Driver {
   }
 
   /**
-   * Reads a range into the memory that `place` gives once the head of the answer is known. `onBytes` hears how much of it
-   * is there. No limit but the signal's: the bytes must not stop for `stallTimeoutMs`.
+   * Reads a range into the memory that `place` gives once the head of the answer is known. No limit but the signal's: the
+   * bytes must not stop for `stallTimeoutMs` while there is room for them.
    */
   async fillObject(
     key: string,
-    options: Try & ReadRange & { readonly place: (head: OpenedHead) => Uint8Array; readonly onBytes: (bytes: number) => void },
+    options: Try & ReadRange & { readonly place: (head: OpenedHead, resume: () => void) => BodyMemory },
   ): Promise<void> {
-    const stall = new AbortController()
     const { stallTimeoutMs, timeoutMs, bucket, endpoint } = this.#config
-    const stalled = (): void => stall.abort(bodyStalled({ action: 'GetObject', bucket, key, endpoint }, stallTimeoutMs))
-    let timer = setTimeout(stalled, options.timeoutMs ?? timeoutMs)
-    const progress = (bytes: number): void => {
-      if (bytes > 0) options.onBytes(bytes)
-      timer.refresh()
+    const stall = new AbortController()
+    let timer: NodeJS.Timeout | undefined
+    const watch = (limitMs: number): void => {
+      clearTimeout(timer)
+      timer = setTimeout(() => stall.abort(bodyStalled({ action: 'GetObject', bucket, key, endpoint }, limitMs)), limitMs)
     }
     const signal = AbortSignal.any([options.signal, stall.signal])
     try {
-      await this.#hot('GetObject', key, { signal, timeoutMs: Infinity }, (inner, credentials) =>
-        this.#transport.fill(
-          this.#getRequest(key, options),
-          credentials,
-          { signal: inner, stallTimeoutMs: 0 },
-          ({ headers }) => {
-            const memory = options.place(openedOf(headers))
-            clearTimeout(timer)
-            timer = setTimeout(stalled, stallTimeoutMs)
-            return memory
-          },
-          progress,
-        ),
-      )
+      await this.#hot('GetObject', key, { signal, timeoutMs: Infinity }, (inner, credentials) => {
+        watch(options.timeoutMs ?? timeoutMs)
+        const request = this.#getRequest(key, options)
+        return this.#transport.fill(request, credentials, { signal: inner, stallTimeoutMs: 0 }, ({ headers }, resume) => {
+          const memory = options.place(openedOf(headers), () => {
+            watch(stallTimeoutMs)
+            resume()
+          })
+          watch(stallTimeoutMs)
+          return {
+            space: () => memory.space(),
+            filled: (count) => {
+              const more = memory.filled(count)
+              if (more) timer?.refresh()
+              else clearTimeout(timer)
+              return more
+            },
+          }
+        })
+      })
     } finally {
       clearTimeout(timer)
     }

@@ -29,8 +29,6 @@ import {
   downloadStream,
   downloadToHandle,
   downloadToPath,
-  rangesOf,
-  readBytes,
   type ReadContext,
   readWhole,
   type S3DownloadOptions,
@@ -249,9 +247,7 @@ export class S3Handler implements AsyncDisposable {
     return this.#run(options, `reading ${this.#where(key)}`, async (signal) => {
       if (decompress === false) {
         const context = this.#readContext(key, { versionId, customerKey }, signal)
-        const whole = start === undefined && end === undefined
-        const { bytes, etag } = await (whole ? readWhole(context) : readBytes(context, { start, end }))
-        return { bytes, etag }
+        return readWhole(context, { start, end })
       }
       const { body, etag } = await this.#getBody(key, { ...options, signal, timeoutMs: undefined })
       const chunks: Buffer[] = []
@@ -750,13 +746,13 @@ export class S3Handler implements AsyncDisposable {
 
   async #downloadContext(key: string, options: S3DownloadOptions, signal: AbortSignal): Promise<DownloadContext> {
     const { partSize, concurrency } = this.#config
-    const { versionId, customerKey, memoryBytes } = options
+    const { versionId, customerKey, memoryBytes = partSize * concurrency } = options
     const from = { versionId, customerKey }
     const context = this.#readContext(key, from, signal)
     const { size, etag, checksum } = await this.#try(signal, () =>
       this.#driver.headObject(context.key, { ...from, signal }),
     ).catch((error: unknown) => this.#explainHead(error, key, { ...from, signal }))
-    return { ...context, size, etag, checksum, ...rangesOf(partSize, concurrency, memoryBytes) }
+    return { ...context, size, etag, checksum, partSize, concurrency, memoryBytes }
   }
 
   #uploadContext(signal: AbortSignal): UploadContext {

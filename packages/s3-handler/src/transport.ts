@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream'
 import type { S3Config } from './config.ts'
 import type { SigningCredentials } from './credentials.ts'
 import { amzDate, encodePath, encodeQuery, RequestSigner } from './sigv4.ts'
-import { Wire, type WireHead, type WireOptions, type WireRequest } from './wire.ts'
+import { type BodyMemory, Wire, type WireHead, type WireOptions, type WireRequest } from './wire.ts'
 import { textOf } from './xml.ts'
 
 export interface HotRequest {
@@ -82,11 +82,10 @@ export class Transport {
     request: HotRequest,
     credentials: SigningCredentials,
     options: WireOptions,
-    place: (head: WireHead) => Uint8Array,
-    onBytes: (bytes: number) => void,
+    place: (head: WireHead, resume: () => void) => BodyMemory,
   ): Promise<WireHead> {
     const { wire, made } = this.#prepare(request, credentials)
-    const answer = await wire.readInto(made, options, place, onBytes)
+    const answer = await wire.readInto(made, options, place)
     if (answer.status > 299) throw answerError(answer, answer.body)
     return answer
   }

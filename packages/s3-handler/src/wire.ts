@@ -34,6 +34,14 @@ export interface WireSettings {
   readonly connectTimeoutMs: number
 }
 
+/** Memory that a body is read into. */
+export interface BodyMemory {
+  /** Where the next bytes go; empty where there is no room. */
+  space(): Uint8Array
+  /** So many bytes lie there now. Gives false to hear no more until it is resumed: below {@link READ_BYTES} of room. */
+  filled(count: number): boolean
+}
+
 /** Takes the bytes of one body. */
 interface BodySink {
   /** Memory that the next bytes go to directly, where the sink has some. */
@@ -55,7 +63,8 @@ const IDLE_MS = 4_000
 const MAX_IDLE = 64
 const MAX_HEAD_BYTES = 256 * 1024
 const MAX_COLLECTED_BYTES = 64 * 1024 * 1024
-const READ_BYTES = 64 * 1024
+/** The most that is read at a time without memory of its own. */
+export const READ_BYTES: number = 64 * 1024
 /** Bodies up to this size travel in one write with their head. */
 const JOINED_BYTES = 16 * 1024
 
@@ -100,27 +109,33 @@ export class Wire {
 
   /**
    * Reads the body of an answer below 300 straight into the memory that `place` gives for its head; resolves at the end of
-   * the body. `onBytes` hears what has come so far. An answer above 299 is collected.
+   * the body. An answer above 299 is collected.
    */
   async readInto(
     request: WireRequest,
     options: WireOptions,
-    place: (head: WireHead) => Uint8Array,
-    onBytes: (bytes: number) => void,
+    place: (head: WireHead, resume: () => void) => BodyMemory,
   ): Promise<WireHead & { readonly body: Buffer }> {
     return new Promise((resolve, reject) => {
-      this.#start(request, options, reject, (head) => {
+      this.#start(request, options, reject, (head, connection) => {
         if (head.status > 299) return collecting(reject, (body) => resolve({ ...head, body }))
-        const memory = place(head)
-        let filled = 0
+        const memory = place(head, () => connection.resume())
         return {
-          space: () => (filled < memory.byteLength ? memory.subarray(filled) : undefined),
+          space: () => {
+            const space = memory.space()
+            return space.byteLength > 0 ? space : undefined
+          },
           write: (bytes) => {
-            if (filled + bytes.byteLength > memory.byteLength) throw new RangeError('the body is longer than was asked for')
-            if (bytes.buffer !== memory.buffer) memory.set(bytes, filled)
-            filled += bytes.byteLength
-            onBytes(filled)
-            return true
+            let more = true
+            for (let rest = bytes; rest.byteLength > 0;) {
+              const space = memory.space()
+              if (space.byteLength === 0) throw new RangeError('the body is longer than was asked for')
+              const part = rest.subarray(0, space.byteLength)
+              if (part.buffer !== space.buffer) space.set(part)
+              more = memory.filled(part.byteLength)
+              rest = rest.subarray(part.byteLength)
+            }
+            return more
           },
           end: () => resolve({ ...head, body: Buffer.alloc(0) }),
           fail: reject,
