@@ -9,6 +9,10 @@ export interface TestkitEnvironment {
   readonly fetch: boolean
   /** In continuous integration a missing server is a failure, elsewhere its suites are skipped. */
   readonly ci: boolean
+  /** Servers start in containers, whatever the machine has. */
+  readonly containers: boolean
+  /** The network mode of these containers, where it is not the engine's own. */
+  readonly containerNetwork: string | undefined
   readonly javaHome: string | undefined
   readonly path: readonly string[]
 }
@@ -19,7 +23,9 @@ export function readEnvironment(variables: Variables = process.env): TestkitEnvi
   return {
     cacheDirectory: text(variables, 'COMMON_HANDLERS_CACHE') ?? join(homedir(), '.cache', 'common-handlers'),
     fetch: text(variables, 'COMMON_HANDLERS_FETCH') !== 'off',
-    ci: !['', '0', 'false'].includes((variables['CI'] ?? '').toLowerCase()),
+    ci: flag(variables, 'CI'),
+    containers: flag(variables, 'TESTCONTAINERS'),
+    containerNetwork: text(variables, 'TEST_CONTAINER_NETWORK'),
     javaHome: text(variables, 'JAVA_HOME'),
     path: (variables['PATH'] ?? '').split(':').filter((folder) => folder !== ''),
   }
@@ -64,6 +70,10 @@ export function childEnvironment(changes: Variables = {}, variables: Variables =
     if (value !== undefined) environment[name] = value
   }
   return environment
+}
+
+function flag(variables: Variables, name: string): boolean {
+  return !['', '0', 'false'].includes((variables[name] ?? '').toLowerCase())
 }
 
 function text(variables: Variables, name: string): string | undefined {

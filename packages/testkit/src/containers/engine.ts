@@ -12,7 +12,17 @@ import { makeStandInBase } from './stand-in-base.ts'
 const run = promisify(execFile)
 
 /** What podman needs to build and run without a service manager. Debian's names. */
-const packages = ['podman', 'buildah', 'crun', 'runc', 'catatonit', 'netavark', 'golang-github-containers-common', 'uidmap']
+const packages = [
+  'podman',
+  'buildah',
+  'crun',
+  'runc',
+  'catatonit',
+  'netavark',
+  'golang-github-containers-common',
+  'slirp4netns',
+  'uidmap',
+]
 
 /** The image that the Dockerfiles start from, where no registry has it. */
 const baseImage = 'localhost/node:24-bookworm-slim'
@@ -26,7 +36,8 @@ export async function findEngine(): Promise<EngineAddress> {
     ({ stdout }) => /^\d/.test(stdout),
     () => false,
   )
-  if (docker) return { kind: 'engine', name: 'docker', command: ['docker'], environment: {}, buildOptions: [] }
+  if (docker)
+    return { kind: 'engine', name: 'docker', command: ['docker'], environment: {}, buildOptions: [], limitedRun: ['run'] }
   try {
     return await podman()
   } catch (error) {
@@ -64,6 +75,8 @@ async function podman(): Promise<EngineAddress> {
       CONTAINERS_REGISTRIES_CONF: files.registries,
     },
     buildOptions: ['--isolation', 'chroot', '--network', 'host', '--format', 'docker', '--layers', '--timestamp', '0'],
+    // crun is told to leave control groups alone, above; runc takes them as this machine has them.
+    limitedRun: ['--runtime', 'runc', 'run', '--cgroups', 'enabled'],
   }
   await withLock(join(folder, 'base.lock'), () => haveBase(address))
   return address

@@ -67,6 +67,8 @@ export interface EngineAddress {
   readonly environment: Readonly<Record<string, string>>
   /** What `build` takes besides. */
   readonly buildOptions: readonly string[]
+  /** What `run` is where the container's memory is limited. */
+  readonly limitedRun: readonly string[]
 }
 
 /** The address record of each kind of server. */

@@ -1,4 +1,5 @@
 import type { StartedTestContainer } from 'testcontainers'
+import { readEnvironment } from '../config.ts'
 import type { ServerControl } from './server-process.ts'
 
 /** What a server needs to run in a container. Ports are mapped to free ones of the loopback interface. */
@@ -30,6 +31,8 @@ export async function startContainer(specification: ContainerSpecification): Pro
     .withEnvironment({ ...specification.environment })
     .withWaitStrategy(Wait.forListeningPorts())
     .withStartupTimeout(specification.startTimeoutMs)
+  const { containerNetwork } = readEnvironment()
+  if (containerNetwork !== undefined) container = container.withNetworkMode(containerNetwork)
   if (specification.files !== undefined) container = container.withCopyContentToContainer([...specification.files])
   const started = await container.start()
   let stopped: Promise<unknown> | undefined

@@ -1,8 +1,9 @@
+import { readEnvironment } from '../config.ts'
 import { ServerStartError, ServerUnavailable } from '../errors.ts'
 import type { ServerKind } from './addresses.ts'
 
 /**
- * Starts a server from binaries, or in a container if the binaries cannot be had.
+ * Starts a server from binaries, or in a container if the binaries cannot be had, or `TESTCONTAINERS` asks for it.
  * A server whose binary is there but does not start is a fault to look at and is not hidden by a container.
  */
 export async function fromBinaryOrContainer<T>(
@@ -10,6 +11,11 @@ export async function fromBinaryOrContainer<T>(
   fromBinary: () => Promise<T>,
   fromContainer: () => Promise<T>,
 ): Promise<T> {
+  if (readEnvironment().containers) {
+    return await fromContainer().catch((error: unknown) => {
+      throw new ServerUnavailable(kind, `as a container: ${message(error)}`, { cause: error })
+    })
+  }
   try {
     return await fromBinary()
   } catch (binaryError) {
