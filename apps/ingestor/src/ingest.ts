@@ -22,8 +22,8 @@ export interface IngestOptions {
   readonly pauseMs?: number | undefined
 }
 
-/** How long an interrupted load may take to find out, and write down, what became of its statement. Kubernetes kills after 30 s. */
-const SETTLE_MS = 15_000
+/** How long an interrupted load may take to find out, and write down, what became of its statement. Docker kills after 10 s, Kubernetes after 30 s. */
+const SETTLE_MS = 8_000
 
 /** Loads what is new, oldest first; stops at the first run that cannot be loaded. @throws as {@link loadRun}, readQueue */
 export async function ingest(session: Session, options: IngestOptions): Promise<LoadResult[]> {

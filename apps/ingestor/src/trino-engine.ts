@@ -255,7 +255,7 @@ export class TrinoEngine implements Engine {
   }
 
   async #commitOf({ queryId }: Submission, signal: AbortSignal): Promise<Commit | undefined> {
-    const snapshot = await orUndefined(() => snapshotByQueryId(this.#trino, this.#table, queryId, { signal }))
+    const snapshot = await this.#ifThere(() => snapshotByQueryId(this.#trino, this.#table, queryId, { signal }), signal)
     return snapshot && commitOf(snapshot)
   }
 
@@ -280,10 +280,18 @@ export class TrinoEngine implements Engine {
       baseSnapshotId === undefined
         ? `SELECT count(*) = 0 AS complete FROM ${snapshots} WHERE parent_id NOT IN (SELECT snapshot_id FROM ${snapshots})`
         : `SELECT count(*) > 0 AS complete FROM ${snapshots} WHERE snapshot_id = ${BigInt(baseSnapshotId)}`
-    const answer = await orUndefined(() => this.#trino.query<{ complete: boolean }>(question, [], { signal }))
+    const answer = await this.#ifThere(() => this.#trino.query<{ complete: boolean }>(question, [], { signal }), signal)
     // No table: nothing was applied to it; a table that was there has taken its history with it.
     if (answer === undefined) return baseSnapshotId === undefined
     return answer.rows[0]?.complete === true
+  }
+
+  /**
+   * What is found about the table; undefined when it is not there. That is asked first: of a table that is not there, some
+   * catalogs answer a question for its snapshots with a failure.
+   */
+  async #ifThere<T>(work: () => Promise<T>, signal: AbortSignal): Promise<T | undefined> {
+    return (await this.exists({ signal })) ? await orUndefined(work) : undefined
   }
 
   async #isAncestor(snapshotId: string, signal: AbortSignal): Promise<boolean> {

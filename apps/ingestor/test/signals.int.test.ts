@@ -78,6 +78,20 @@ async function expectComplete(world: TrinoWorld): Promise<void> {
 }
 
 describeWith(['trino'], 'a load that is stopped', ({ trino }) => {
+  it.each([
+    ['SIGKILL', 'SIGKILL'],
+    ['SIGTERM', 143],
+  ] as const)('by %s when there is no table yet: the next run makes it, with each row once', async (signal, code) => {
+    await using world = await trinoWorld(trino)
+    await writeRun(world.store, { mode: 'full', files: [auditRows(1, 100)] })
+    const [phase] = phases.filter(({ name }) => name === 'with the statement written down')
+    if (phase === undefined) expect.unreachable()
+    expect(await stopAt(world, trino.url, phase, signal)).toBe(code)
+    expect(await world.session.engine.exists({ signal: new AbortController().signal })).toBe(false)
+    expect((await call(['run', '--wait'], { ...world.input, recovery: { waitSeconds: 20 } })).code).toBe(0)
+    expect(await world.count()).toBe(100)
+  })
+
   it.each(phases)('by SIGKILL $name: the next run leaves each row once', async (phase) => {
     await using world = await trinoWorld(trino)
     const runId = await prepare(world)
