@@ -1,6 +1,7 @@
 import { type CallOptions, ConflictError, ConnectionError, DataError } from '@common-handlers/core'
 import type { Connection } from './connection.ts'
-import { type Queries, queriesOfTransaction } from './session.ts'
+import { Scope } from './scope.ts'
+import { type Queries, queriesIn } from './session.ts'
 
 /**
  * What is locked, known to nobody but those who take the lock: a 64-bit number, two 32-bit numbers, or a name, which the
@@ -13,7 +14,7 @@ export interface AdvisoryLockOptions extends CallOptions {
   readonly wait?: boolean | undefined
 }
 
-/** The connection that holds the lock, and a signal that is aborted when the lock is lost with it. */
+/** The connection that holds the lock, and a signal that is aborted when the lock is lost with it, or released. */
 export interface AdvisoryLock extends Queries {
   readonly signal: AbortSignal
 }
@@ -58,13 +59,11 @@ export async function withLock<T>(
   })
   try {
     await takeLock(connection, 'session', key, wait, signal)
-    const result = await work({ ...queriesOfTransaction(connection, joined), signal: joined })
-    joined.throwIfAborted()
-    return result
+    return await Scope.run(connection, joined, (scope) => work({ ...queriesIn(scope), signal: scope.signal }))
   } finally {
     forget()
     // A cancelled statement may have taken the lock all the same; this connection holds no other.
-    await connection.query('SELECT pg_catalog.pg_advisory_unlock_all()', [], undefined).catch(() => connection.destroy())
+    await connection.conclude('SELECT pg_catalog.pg_advisory_unlock_all()').catch(() => connection.destroy())
   }
 }
 

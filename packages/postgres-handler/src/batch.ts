@@ -1,5 +1,5 @@
 import type { Wire, WireField } from './driver.ts'
-import { Exchange, readCommandTag, type RowMessage, together } from './exchange.ts'
+import { Exchange, readCommandTag, type RowMessage, together, unexpectedCopy } from './exchange.ts'
 import { type RawResult, type ResultField, type RowFormat, type RowReader, rowReader } from './rows.ts'
 
 /** A statement with its values as they are sent. */
@@ -72,6 +72,12 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
 
   override handleEmptyQuery(): void {
     this.handleCommandComplete({ text: '' })
+  }
+
+  /** Before the last statement it is the next one's Parse that ends the COPY on the server, and the Sync stands. */
+  override handleCopyInResponse(wire: Wire): void {
+    if (this.#results.length === this.#statements.length - 1) super.handleCopyInResponse(wire)
+    else this.fail(unexpectedCopy(this.place))
   }
 
   handleReadyForQuery(): void {

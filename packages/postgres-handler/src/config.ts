@@ -45,7 +45,7 @@ export interface PostgresConfigInput {
    * go into each transaction then. Default `session`.
    */
   poolerMode?: PoolerMode | undefined
-  /** Time to make a connection, login included, in milliseconds. Default 10 000. */
+  /** Time to make a connection, credentials and login included, in milliseconds. Default 10 000. */
   connectTimeoutMs?: number | undefined
   /** The server ends a statement after so many milliseconds, COPY included. 0, the default, is no limit. */
   statementTimeoutMs?: number | undefined
@@ -72,7 +72,7 @@ export interface PostgresConfigInput {
         idleTimeoutMs?: number | undefined
         /** A connection is closed when it is this old and idle, up to a tenth sooner. 0 is never. Default 1 800 000. */
         maxLifetimeMs?: number | undefined
-        /** How long a call waits for a connection, in milliseconds. 0 is no limit. Default 10 000. */
+        /** How long a call waits for a connection that others have, in milliseconds. 0 is no limit. Default 10 000. */
         waitTimeoutMs?: number | undefined
         /** Calls that may wait while all connections are in use. Default: no limit. */
         maxWaiting?: number | undefined
@@ -127,7 +127,9 @@ const poolSchema = z.strictObject({
   maxLifetimeMs: milliseconds
     .default(1_800_000)
     .describe('An idle connection this old is closed, up to a tenth sooner, in milliseconds; 0: never'),
-  waitTimeoutMs: milliseconds.default(10_000).describe('How long a call waits for a connection, in milliseconds; 0: no limit'),
+  waitTimeoutMs: milliseconds
+    .default(10_000)
+    .describe('How long a call waits for a connection that others have, in milliseconds; 0: no limit'),
   maxWaiting: z.int().min(0).optional().describe('Calls that may wait while all connections are in use; no limit by default'),
   drainTimeoutMs: milliseconds
     .default(0)
@@ -165,7 +167,7 @@ const optionsSchema = z.strictObject({
   connectTimeoutMs: milliseconds
     .min(1)
     .optional()
-    .describe('Time to make a connection, login included, in milliseconds; 10 000 by default'),
+    .describe('Time to make a connection, credentials and login included, in milliseconds; 10 000 by default'),
   statementTimeoutMs: milliseconds.default(0).describe('The server ends a statement after so many milliseconds; 0: never'),
   lockTimeoutMs: milliseconds
     .default(0)

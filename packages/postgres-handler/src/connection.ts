@@ -1,12 +1,15 @@
 import { ConfigError, ConflictError, DataError } from '@common-handlers/core'
+import { unlessAborted } from './abort.ts'
 import { type BoundStatement, StatementBatch, toField } from './batch.ts'
 import { type CopyBlock, CopyReader, type CopyReaderOptions } from './copy-reader.ts'
 import { DescribeStatement } from './describe-statement.ts'
 import { type DriverClient, requestCancel } from './driver.ts'
-import { type Circumstances, toHandlerError } from './errors.ts'
+import { type Circumstances, connectionBusy, scopeEnded, toHandlerError, transactionEnded } from './errors.ts'
 import type { Exchange } from './exchange.ts'
 import type { Loan } from './pool.ts'
 import type { RawResult, ResultField, RowFormat } from './rows.ts'
+import { Scope } from './scope.ts'
+import { Script } from './script.ts'
 import { asSetLocal, type ServerTimeouts, type TransactionSettings } from './settings.ts'
 import { bindValues } from './values.ts'
 
@@ -14,8 +17,11 @@ import { bindValues } from './values.ts'
 const CANCEL_LIMIT_MS = 5_000
 /** A cancel request that reaches the server before the statement does is lost, so it is sent again. */
 const CANCEL_AGAIN_MS = 100
-/** How long the work of a transaction gets to end by itself after it was told to. */
-const UNWIND_MS = 1_000
+/** How long the server gets to answer what ends a transaction, a portal or a lock. */
+const CONCLUDE_LIMIT_MS = 5_000
+
+/** A statement of the handler's own at the end of something: it comes in its turn, whatever is held. */
+type Ending = 'commit' | 'undo'
 
 const unbound = (text: string): BoundStatement => ({ text, values: [] })
 
@@ -26,12 +32,11 @@ interface Notification {
   readonly processId: number
 }
 
-/** What an error says about the statement that failed, and how it is told of an abort. */
+/** What an error says about the statement that failed. */
 interface Attended {
   readonly statement: string
   readonly place?: string | undefined
   readonly file?: string | undefined
-  interrupt?(reason: unknown): void
 }
 
 /**
@@ -42,9 +47,12 @@ export class Connection {
   readonly #client: DriverClient
   readonly #giveBack: () => void
   readonly #settings: TransactionSettings | undefined
-  #last: Promise<void> = Promise.resolve()
-  #copying = false
+  /** The end of the last statement that was asked for. */
+  #last: Promise<void> | undefined
+  /** Why other statements are refused instead of waiting: what runs waits for the caller. */
+  #busy: string | undefined
   #inTransaction = false
+  #leftTransaction = false
   #released = false
   #numbers = 0
 
@@ -99,26 +107,36 @@ export class Connection {
   }
 
   /** One statement with bound values; rows as arrays. */
-  async query(text: string, values: readonly unknown[], signal: AbortSignal | undefined, phase?: 'commit'): Promise<RawResult> {
-    const [result] = await this.batch([{ text, values: bindValues(values) }], { as: 'arrays' }, signal, phase)
+  async query(text: string, values: readonly unknown[], signal: AbortSignal | undefined, ending?: Ending): Promise<RawResult> {
+    const [result] = await this.batch([{ text, values: bindValues(values) }], { as: 'arrays' }, signal, ending)
     return result as RawResult
   }
 
   /** Several statements in one round trip; their results in the same order. */
-  batch(
+  async batch(
     statements: readonly BoundStatement[],
     format: RowFormat,
     signal: AbortSignal | undefined,
-    phase?: 'commit',
+    ending?: Ending,
   ): Promise<RawResult<unknown>[]> {
-    const leading =
-      this.#settings === undefined || this.#inTransaction || phase === 'commit' ? [] : [unbound(this.#settings.beforeStatement)]
-    return this.exchange(new StatementBatch([...leading, ...statements], format, leading.length), signal, phase)
+    const alone = this.#settings !== undefined && !this.#inTransaction && ending === undefined
+    const leading = alone ? [unbound(this.#settings.beforeStatement)] : []
+    const results = await this.exchange(
+      new StatementBatch(leading.length === 0 ? statements : [...leading, ...statements], format, leading.length),
+      signal,
+      ending,
+    )
+    // COMMIT AND CHAIN, or COMMIT and BEGIN, leave another transaction behind than the one they have ended.
+    if (this.#inTransaction && ending === undefined && results.some(({ command }) => command === 'COMMIT')) {
+      this.#leftTransaction = true
+      throw transactionEnded()
+    }
+    return results
   }
 
   /** Any number of statements, one after the other, in one implicit transaction unless they say otherwise. */
-  async script(text: string, signal: AbortSignal | undefined): Promise<void> {
-    await this.settled(signal, () => this.#attend({ statement: text }, signal, () => this.#client.runScript(text)))
+  async script(text: string, signal: AbortSignal): Promise<void> {
+    await this.settled(signal, () => this.exchange(new Script(text), signal))
   }
 
   /** The columns a statement would return, without running it; none for one that returns nothing. */
@@ -127,12 +145,49 @@ export class Connection {
   }
 
   /** Speaks to the server when it is this exchange's turn, and ends when the server is idle again. */
-  exchange<T>(exchange: Exchange<T>, signal: AbortSignal | undefined, phase?: 'commit'): Promise<T> {
-    const start = (): Promise<T> => {
-      this.#client.submit(exchange)
-      return exchange.done
+  async exchange<T>(exchange: Exchange<T>, signal: AbortSignal | undefined, ending?: Ending): Promise<T> {
+    const client = this.#client
+    const done = await this.#turn(signal, ending)
+    let cancelled: Promise<void> | undefined
+    const abort = (): void => {
+      exchange.interrupt(signal?.reason)
+      cancelled = this.#cancel()
     }
-    return this.#attend(exchange, signal, start, phase)
+    try {
+      signal?.throwIfAborted()
+      if (ending === undefined) this.#assertTransaction()
+      signal?.addEventListener('abort', abort, { once: true })
+      this.#busy = exchange.holds
+      client.submit(exchange)
+      const result = await exchange.done
+      if (ending === undefined) this.#assertTransaction()
+      return result
+    } catch (error) {
+      signal?.throwIfAborted()
+      // In a transaction the server's last words may have come between two statements: it stood idle for too long.
+      const told = this.#inTransaction && !client.usable ? (client.failure ?? error) : error
+      throw toHandlerError(told, this.#circumstances(exchange, ending))
+    } finally {
+      // The error comes before ReadyForQuery; only then is the server idle.
+      if (!client.ready) await client.idle()
+      signal?.removeEventListener('abort', abort)
+      if (cancelled !== undefined) await cancelled
+      this.#busy = undefined
+      done()
+    }
+  }
+
+  /**
+   * Says what ends something, whatever has become of it. A server that does not answer has its connection cut: nobody is to
+   * wait for it for ever.
+   */
+  async conclude(what: string | Exchange<void>): Promise<void> {
+    const limit = setTimeout(() => this.#client.destroy(), CONCLUDE_LIMIT_MS)
+    try {
+      await this.exchange(typeof what === 'string' ? new Script(what) : what, undefined, 'undo')
+    } finally {
+      clearTimeout(limit)
+    }
   }
 
   /** COPY … TO STDOUT in blocks of whole rows. Leaving the loop, or an abort, cancels it on the server. */
@@ -160,61 +215,68 @@ export class Connection {
     signal: AbortSignal | undefined,
     options: CopyReaderOptions | undefined,
   ): AsyncGenerator<CopyBlock, void, undefined> {
-    signal?.throwIfAborted()
-    const done = await this.#turn()
-    this.#copying = true
+    const done = await this.#turn(signal)
     const reader = new CopyReader(text, options)
+    let free = (): void => {
+      free = () => undefined
+      this.#busy = undefined
+      done()
+    }
     let cancelled: Promise<void> | undefined
+    // The connection is free as soon as the server is, also where the loop stands still.
     const stop = (reason: unknown): Promise<void> => {
       reader.discard(reason)
-      return (cancelled ??= this.#cancel(() => !reader.finished))
+      return (cancelled ??= this.#cancel().finally(() => free()))
     }
     const abort = (): void => void stop(signal?.reason)
     try {
       signal?.throwIfAborted()
       signal?.addEventListener('abort', abort, { once: true })
+      this.#assertTransaction()
+      this.#busy = 'a COPY is read'
       this.#client.submit(reader)
       for (let block = await reader.next(); block !== undefined; block = await reader.next()) yield block
+      this.#assertTransaction()
     } catch (error) {
       signal?.throwIfAborted()
       throw toHandlerError(error, this.#circumstances({ statement: text }))
     } finally {
       signal?.removeEventListener('abort', abort)
       if (!reader.finished) await stop(new DataError('the COPY was left before its end', { code: 'POSTGRES_COPY_LEFT' }))
-      await cancelled
-      await this.#client.idle()
-      this.#copying = false
-      done()
+      if (cancelled === undefined) await this.#client.idle()
+      else await cancelled
+      free()
     }
   }
 
   /** Runs work between BEGIN and COMMIT; an error, or an abort, rolls back. */
   async transaction<T>(
     begin: string,
-    signal: AbortSignal | undefined,
-    work: () => Promise<T>,
+    signal: AbortSignal,
+    work: (scope: Scope) => Promise<T>,
     limits?: ServerTimeouts,
   ): Promise<T> {
     await this.begin(begin, signal, limits)
     let result: T
     try {
-      result = await this.#unlessAbandoned(work(), signal)
-      signal?.throwIfAborted()
+      result = await Scope.run(this, signal, work)
     } catch (error) {
+      // What is there already is not undone by this, and must not be done again.
+      const told = this.#leftTransaction ? transactionEnded(error) : error
       await this.rollback()
-      throw error
+      throw told
     }
     await this.commit(signal)
     return result
   }
 
   /** Runs work in the transaction that is open, or in one of its own. */
-  atomically<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+  atomically<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
     return this.#inTransaction ? work() : this.transaction('BEGIN', signal, work)
   }
 
   /** Runs work with the settings of this connection, in a transaction of its own where a session cannot hold them. */
-  settled<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+  settled<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
     return this.#settings === undefined ? work() : this.atomically(signal, work)
   }
 
@@ -226,42 +288,16 @@ export class Connection {
 
   /** A rollback that fails leaves a connection that is not reusable, and the loss of it rolls back too. */
   async rollback(): Promise<void> {
-    if (this.#client.usable) await this.query('ROLLBACK', [], undefined).catch(() => undefined)
+    if (this.#client.usable) await this.conclude('ROLLBACK').catch(() => undefined)
     this.#inTransaction = false
   }
 
-  /**
-   * What the work comes to. Work that goes on though its signal was aborted is left alone after a moment, with a
-   * connection that has ended: nobody is to wait for it for ever.
-   */
-  async #unlessAbandoned<T>(working: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-    if (signal === undefined) return await working
-    const abandoned = Promise.withResolvers<never>()
-    abandoned.promise.catch(() => undefined)
-    let timer: NodeJS.Timeout | undefined
-    let ended = false
-    const abort = async (): Promise<void> => {
-      await this.#client.idle()
-      if (ended) return
-      timer = setTimeout(() => {
-        this.#client.destroy()
-        abandoned.reject(signal.reason)
-      }, UNWIND_MS)
-    }
-    const listener = (): void => void abort()
-    signal.addEventListener('abort', listener, { once: true })
-    if (signal.aborted) listener()
-    try {
-      return await Promise.race([working, abandoned.promise])
-    } finally {
-      ended = true
-      clearTimeout(timer)
-      signal.removeEventListener('abort', listener)
-    }
-  }
-
-  /** @throws ConflictError `POSTGRES_TRANSACTION_FAILED` */
+  /** @throws ConflictError `POSTGRES_TRANSACTION_FAILED`, `POSTGRES_TRANSACTION_ENDED` */
   async commit(signal: AbortSignal | undefined): Promise<void> {
+    if (this.#hasLeftTransaction()) {
+      await this.rollback()
+      throw transactionEnded()
+    }
     this.#inTransaction = false
     const ended = await this.query('COMMIT', [], signal, 'commit')
     if (ended.command === 'COMMIT') return
@@ -285,81 +321,62 @@ export class Connection {
     this.#giveBack()
   }
 
-  #circumstances({ statement, place, file }: Attended, phase?: 'commit'): Circumstances {
+  #circumstances({ statement, place, file }: Attended, ending?: Ending): Circumstances {
     const { target, user } = this.#client.place
-    return { phase: phase ?? (this.#inTransaction ? 'transaction' : 'statement'), target, user, statement, place, file }
+    const phase = ending === 'commit' ? 'commit' : this.#inTransaction ? 'transaction' : 'statement'
+    return { phase, target, user, statement, place, file }
+  }
+
+  /** A statement of the work's own has ended the transaction: COMMIT, ROLLBACK, PREPARE TRANSACTION. */
+  #hasLeftTransaction(): boolean {
+    const client = this.#client
+    this.#leftTransaction ||= this.#inTransaction && client.usable && client.outsideTransaction
+    return this.#leftTransaction
+  }
+
+  #assertTransaction(): void {
+    if (this.#inTransaction && this.#hasLeftTransaction()) throw transactionEnded()
   }
 
   /** Waits until the connection is free; call what it returns when it is again. */
-  async #turn(): Promise<() => void> {
-    if (this.#copying) {
-      throw new ConflictError(
-        'a COPY is being read on this connection: read it to its end, or leave it, before the next statement',
-        {
-          code: 'POSTGRES_CONNECTION_BUSY',
-        },
-      )
-    }
+  async #turn(signal: AbortSignal | undefined, ending?: Ending): Promise<() => void> {
+    if (this.#released) throw scopeEnded()
+    if (this.#busy !== undefined && ending === undefined) throw connectionBusy(this.#busy)
     const before = this.#last
     const { promise, resolve } = Promise.withResolvers<void>()
     this.#last = promise
-    await before
-    return resolve
-  }
-
-  async #attend<T>(attended: Attended, signal: AbortSignal | undefined, start: () => Promise<T>, phase?: 'commit'): Promise<T> {
-    signal?.throwIfAborted()
-    const done = await this.#turn()
-    let running = true
-    let cancelled: Promise<void> | undefined
-    let timer: NodeJS.Timeout | undefined
-    const abandoned = Promise.withResolvers<never>()
-    const abort = (): void => {
-      attended.interrupt?.(signal?.reason)
-      cancelled = this.#cancel(() => running)
-      // The server is done with it. What still does not end, a source that stands still for one, is not waited for.
-      void cancelled.then(() => {
-        if (running) timer = setTimeout(() => abandoned.reject(signal?.reason), UNWIND_MS)
-      })
+    const done = (): void => {
+      if (this.#last === promise) this.#last = undefined
+      resolve()
     }
+    if (before === undefined) return done
     try {
-      signal?.throwIfAborted()
-      signal?.addEventListener('abort', abort, { once: true })
-      return await Promise.race([start(), abandoned.promise])
+      await (signal === undefined ? before : unlessAborted(before, signal))
+      return done
     } catch (error) {
-      signal?.throwIfAborted()
-      // In a transaction the server's last words may have come between two statements: it stood idle for too long.
-      const told = this.#inTransaction && !this.#client.usable ? (this.#client.failure ?? error) : error
-      throw toHandlerError(told, this.#circumstances(attended, phase))
-    } finally {
-      signal?.removeEventListener('abort', abort)
-      // The error comes before ReadyForQuery; only then is the server idle.
-      if (cancelled === undefined) await this.#client.idle()
-      running = false
-      await cancelled
-      clearTimeout(timer)
-      done()
+      void before.then(done)
+      throw error
     }
   }
 
   /** Cancels on the server until it is idle; past the limit the connection is cut. */
-  async #cancel(running: () => boolean): Promise<void> {
+  async #cancel(): Promise<void> {
     const client = this.#client
     const end = performance.now() + CANCEL_LIMIT_MS
+    const limit = setTimeout(() => client.destroy(), CANCEL_LIMIT_MS)
     const idle = client.idle()
-    while (running() && !client.gone && !client.ready) {
-      const left = end - performance.now()
-      if (left <= 0) {
-        client.destroy()
-        break
-      }
-      await requestCancel(client, left)
-      await waitAtMost(idle, Math.min(CANCEL_AGAIN_MS, left))
+    while (!client.gone && !client.ready) {
+      await requestCancel(client, Math.max(1, end - performance.now()))
+      await waitAtMost(idle, CANCEL_AGAIN_MS)
     }
-    await idle
     // The signal of the last request may still be under way to the server; this statement takes it, not the next user's.
-    if (!client.gone) await client.runScript('').catch(() => undefined)
+    if (!client.gone) {
+      const last = new Script('')
+      client.submit(last)
+      await last.done.catch(() => undefined)
+    }
     await client.idle()
+    clearTimeout(limit)
   }
 }
 

@@ -53,6 +53,10 @@ class CopyIn extends Exchange<CopyResult> {
     return typeof path === 'string' ? path : undefined
   }
 
+  override get holds(): string {
+    return 'the source of a COPY is read'
+  }
+
   submit(wire: Wire): null {
     this.#wire = wire
     wire.query(this.statement)
@@ -68,6 +72,9 @@ class CopyIn extends Exchange<CopyResult> {
   override handleCommandComplete({ text }: { readonly text: string }): void {
     this.#rows = readCommandTag(text).rowCount
   }
+
+  /** Of a COPY TO STDOUT, which is told at its end. */
+  override handleCopyData(): void {}
 
   /** The server's word ends the sending; what ended it on this side goes before what the server made of that. */
   override handleError(error: Error): void {

@@ -1,5 +1,6 @@
 import type { Writable } from 'node:stream'
 import { finished } from 'node:stream/promises'
+import { unlessAborted } from './abort.ts'
 import type { CopyResult } from './copy-in.ts'
 import { asksForHeader, type CopyBlock } from './copy-reader.ts'
 
@@ -9,7 +10,12 @@ export type CopySink = Writable | ((bytes: Buffer) => unknown)
 const BINARY_SIGNATURE = Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1')
 
 /** Writes the blocks of a COPY one after the other; a stream is ended, or destroyed where it fails. */
-export async function writeBlocks(statement: string, blocks: AsyncIterable<CopyBlock>, sink: CopySink): Promise<CopyResult> {
+export async function writeBlocks(
+  statement: string,
+  blocks: AsyncIterable<CopyBlock>,
+  sink: CopySink,
+  signal: AbortSignal,
+): Promise<CopyResult> {
   const write = typeof sink === 'function' ? sink : writerOf(sink)
   let [rows, bytes] = [0, 0]
   try {
@@ -17,12 +23,13 @@ export async function writeBlocks(statement: string, blocks: AsyncIterable<CopyB
       // A header line, or the trailer of the binary format, is no row.
       const binary = BINARY_SIGNATURE.equals(block.bytes.subarray(0, BINARY_SIGNATURE.length))
       if (bytes === 0 && (binary || asksForHeader(statement))) rows--
-      await write(block.bytes)
+      // A sink that stands still is left where it stands, and so is the block that it has.
+      await unlessAborted(Promise.resolve(write(block.bytes)), signal)
       rows += block.rows
       bytes += block.bytes.length
       block.release()
     }
-    if (typeof sink !== 'function') await ended(sink)
+    if (typeof sink !== 'function') await unlessAborted(ended(sink), signal)
   } catch (error) {
     if (typeof sink !== 'function') sink.destroy(error instanceof Error ? error : new Error(String(error)))
     throw error

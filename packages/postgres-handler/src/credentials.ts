@@ -1,4 +1,5 @@
 import { AuthError, HandlerError, registerSecretValue, type Secret } from '@common-handlers/core'
+import { unlessAborted } from './abort.ts'
 
 /** A user and its password, good until `release()` or `expiresAt`, whichever is first. */
 export interface HeldCredentials {
@@ -60,7 +61,7 @@ export function credentialsFrom(read: CredentialFunction): CredentialProvider {
   let reading: Promise<HeldCredentials> | undefined
   const ask = async (signal: AbortSignal): Promise<HeldCredentials> => {
     try {
-      const { user, password, expiresAt } = await read({ signal })
+      const { user, password, expiresAt } = await unlessAborted(read({ signal }), signal)
       registerSecretValue(password)
       kept = { user, password, expiresAt: expiresAt ?? 0, ...unheld }
       return kept
@@ -79,7 +80,7 @@ export function credentialsFrom(read: CredentialFunction): CredentialProvider {
   return {
     acquire({ signal = never, rejected } = {}) {
       if (kept !== undefined && rejected === undefined && Date.now() < kept.expiresAt - MARGIN_MS) return Promise.resolve(kept)
-      return (reading ??= ask(signal))
+      return unlessAborted((reading ??= ask(signal)), signal)
     },
     ...silent,
   }

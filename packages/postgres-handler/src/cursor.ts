@@ -136,7 +136,7 @@ export async function* fetchRows(
     return fetched
   }
   // Where it fails the transaction has failed before, and its next statement says so.
-  const close = (): Promise<void> => connection.exchange(new ClosePortal(portal), undefined).catch(() => undefined)
+  const close = (): Promise<void> => connection.conclude(new ClosePortal(portal)).catch(() => undefined)
   let ahead: Promise<Fetched> | undefined
   let open = true
   if (own) await connection.begin('BEGIN', signal)

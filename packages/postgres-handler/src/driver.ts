@@ -124,10 +124,15 @@ export class DriverClient extends pg.Client {
     return (this as unknown as { readonly readyForQuery?: boolean }).readyForQuery === true
   }
 
+  /** The server waits for the next statement, and is in no transaction. */
+  get outsideTransaction(): boolean {
+    return this.ready && this.getTransactionStatus() === 'I'
+  }
+
   /** True when the connection is as it was when it was made: idle, in no transaction, its settings unchanged. */
   get reusable(): boolean {
     const asMade = this.place.pooled || this.#altered.size === 0
-    return this.usable && this.ready && this.getTransactionStatus() === 'I' && asMade
+    return this.usable && this.outsideTransaction && asMade
   }
 
   /** Resolves when the server waits for the next statement, or the connection has ended. */
@@ -143,11 +148,6 @@ export class DriverClient extends pg.Client {
       wire.on('readyForQuery', done)
       wire.on('end', done)
     })
-  }
-
-  /** Any number of statements in the simple protocol. Their rows are dropped. */
-  async runScript(text: string): Promise<void> {
-    await this.query(text)
   }
 
   submit(submittable: Submittable): void {
@@ -212,7 +212,6 @@ export async function connectClient(
       keepAlive: true,
       // TLS has buffers of its own.
       ...(ssl === false ? { stream: lendingSocket } : {}),
-      connectionTimeoutMillis: config.connectTimeoutMs,
     },
     { host, port, ssl, user, target: `${user}@${host}:${port}/${database}`, pooled: config.poolerMode === 'transaction' },
   )

@@ -46,6 +46,20 @@ interface ServerError extends Error {
   readonly constraint?: string
 }
 
+export const connectionBusy = (why: string): ConflictError =>
+  new ConflictError(`${why} on this connection: let it come to its end, or leave it, before the next statement`, {
+    code: 'POSTGRES_CONNECTION_BUSY',
+  })
+
+export const scopeEnded = (): ConflictError =>
+  new ConflictError('the transaction, snapshot or lock that this was asked of has ended', { code: 'POSTGRES_SCOPE_ENDED' })
+
+export const transactionEnded = (cause?: unknown): ConflictError =>
+  new ConflictError('a statement of the work, such as COMMIT or ROLLBACK, has ended its transaction; transaction() does that', {
+    code: 'POSTGRES_TRANSACTION_ENDED',
+    ...(cause === undefined ? {} : { cause }),
+  })
+
 /** A driver's error as the handler's own: by SQLSTATE where the server spoke, by what happened to the socket where it did not. */
 export function toHandlerError(error: unknown, circumstances: Circumstances): HandlerError {
   if (HandlerError.is(error)) return error
@@ -253,13 +267,6 @@ function fromSocket(error: unknown, circumstances: Circumstances): HandlerError 
     return new ConnectionError(`${circumstances.target}: the server's certificate is not trusted: ${message}`, {
       ...base,
       code: 'POSTGRES_TLS_UNTRUSTED',
-    })
-  }
-  if (message === 'timeout expired') {
-    return new ConnectionError(`${circumstances.target} did not answer in time`, {
-      ...base,
-      code: 'POSTGRES_CONNECT_TIMEOUT',
-      retry: 'safe',
     })
   }
   if (circumstances.phase === 'connect') {

@@ -1,3 +1,4 @@
+import { DataError } from '@common-handlers/core'
 import type { Submittable, Wire, WireField } from './driver.ts'
 
 /**
@@ -30,6 +31,11 @@ export abstract class Exchange<T> implements Submittable {
     return undefined
   }
 
+  /** What it asks of the caller while it runs, such as the rows of a COPY; other statements are refused meanwhile. */
+  get holds(): string | undefined {
+    return undefined
+  }
+
   abstract submit(wire: Wire): null
   abstract handleReadyForQuery(wire: Wire): void
 
@@ -47,11 +53,21 @@ export abstract class Exchange<T> implements Submittable {
   handlePortalSuspended(_wire: Wire): void {}
   /** The Sync that was sent is passed over while the server waits for rows, so that it needs another (PostgreSQL, "COPY Operations"). */
   handleCopyInResponse(wire: Wire): void {
-    wire.sendCopyFail('this statement was not expected to be a COPY FROM STDIN: use copyFrom')
+    this.fail(unexpectedCopy(this.place))
+    wire.sendCopyFail('the rows of a COPY FROM STDIN were not expected here')
     wire.sync()
   }
-  handleCopyData(_message: unknown): void {}
+  /** The rows of COPY TO STDOUT. They are let pass, so that the connection stays in step. */
+  handleCopyData(_message: unknown): void {
+    this.fail(unexpectedCopy(this.place))
+  }
 }
+
+export const unexpectedCopy = (place?: string): DataError =>
+  new DataError(
+    `${place === undefined ? '' : `${place}: `}this is a COPY from or to the client: use copyFrom, or copyOut and copyTo`,
+    { code: 'POSTGRES_COPY_UNEXPECTED' },
+  )
 
 /** A row as pg hands it over: its values as text, null for NULL, and how many bytes the message had. */
 export interface RowMessage {

@@ -1,4 +1,5 @@
 import { DataError, NotFoundError } from '@common-handlers/core'
+import { untilAborted } from './abort.ts'
 import type { Connection } from './connection.ts'
 import { quoteIdent } from './sql.ts'
 import { textElement } from './values.ts'
@@ -46,7 +47,7 @@ export async function insertMany<C extends string>(
     texts = columns.map(() => [])
     characters = 0
   }
-  for await (const row of rows) {
+  for await (const row of untilAborted(rows, signal)) {
     number++
     for (const [index, column] of columns.entries()) {
       const value = valueText(row, column, number)

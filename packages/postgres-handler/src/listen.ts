@@ -100,6 +100,6 @@ async function* listenOn(
     clearInterval(heartbeat)
     signal.removeEventListener('abort', onAbort)
     for (const off of offs) off()
-    if (!ended) await connection.query('UNLISTEN *', [], undefined).catch(() => connection.destroy())
+    if (!ended) await connection.conclude('UNLISTEN *').catch(() => connection.destroy())
   }
 }

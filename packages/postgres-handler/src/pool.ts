@@ -1,4 +1,5 @@
 import { CapacityError, ConnectionError, HandlerError } from '@common-handlers/core'
+import { unlessAborted } from './abort.ts'
 import type { CredentialProvider, HeldCredentials } from './credentials.ts'
 import type { DriverClient } from './driver.ts'
 
@@ -13,6 +14,8 @@ export interface PoolLimits {
   readonly waitTimeoutMs: number
   readonly maxWaiting?: number | undefined
   readonly drainTimeoutMs: number
+  /** For a connection to be made: credentials, login and, where that was refused, the second of both. */
+  readonly connectTimeoutMs: number
 }
 
 /** What the pool does now, and what it did since it was made. */
@@ -74,6 +77,13 @@ interface Member {
   readonly retireAt: number
   state: 'idle' | 'busy' | 'closing'
   timer?: NodeJS.Timeout | undefined
+}
+
+/** A try to make a connection. */
+interface Attempt {
+  readonly signal: AbortSignal
+  /** What it waits for. */
+  step: 'the credentials were not given' | 'the server did not answer'
 }
 
 interface Waiter {
@@ -190,9 +200,13 @@ export class Pool {
     }
     const abort = (): void => settle(signal.reason as Error)
     const waiter: Waiter = { settle }
+    const exhausted = (): void =>
+      settle(this.#exhausted('POSTGRES_POOL_EXHAUSTED', `no connection became free in ${waitTimeoutMs} ms`))
     if (waitTimeoutMs > 0) {
       timer = setTimeout(() => {
-        settle(this.#exhausted('POSTGRES_POOL_EXHAUSTED', `no connection became free in ${waitTimeoutMs} ms`))
+        // One that is being made for it says by itself what becomes of it.
+        if ([...this.#waiting].indexOf(waiter) >= this.#opening) exhausted()
+        else timer = setTimeout(exhausted, this.#limits.connectTimeoutMs)
       }, waitTimeoutMs)
     }
     signal.addEventListener('abort', abort, { once: true })
@@ -252,7 +266,7 @@ export class Pool {
     this.#opening++
     let outcome: Member | Error
     try {
-      outcome = await this.#connect()
+      outcome = await this.#inTime((attempt) => this.#connect(attempt))
     } catch (error) {
       outcome = error instanceof Error ? error : new Error(String(error))
     }
@@ -266,23 +280,46 @@ export class Pool {
     this.#grow()
   }
 
-  async #connect(): Promise<Member> {
-    const first = await this.#login()
-    const { held } = first
+  /** @throws ConnectionError `POSTGRES_CONNECT_TIMEOUT` */
+  async #inTime<T>(work: (attempt: Attempt) => Promise<T>): Promise<T> {
+    const { connectTimeoutMs } = this.#limits
+    const late = new AbortController()
+    const attempt: Attempt = {
+      signal: AbortSignal.any([this.#abort.signal, late.signal]),
+      step: 'the credentials were not given',
+    }
+    const timer = setTimeout(() => {
+      const why = `no connection to ${this.#target} in ${connectTimeoutMs} ms: ${attempt.step}`
+      late.abort(new ConnectionError(why, { code: 'POSTGRES_CONNECT_TIMEOUT', retry: 'safe' }))
+    }, connectTimeoutMs)
     try {
-      return await this.#logIn(first)
+      return await work(attempt)
     } catch (error) {
-      if (!HandlerError.is(error) || error.code !== 'POSTGRES_LOGIN_REFUSED') throw error
-      const next = await this.#afterRefusal(held)
-      if (sameLogin(next.held, held)) throw error
-      return await this.#logIn(next)
+      late.signal.throwIfAborted()
+      throw error
+    } finally {
+      clearTimeout(timer)
     }
   }
 
-  async #logIn(generation: Generation): Promise<Member> {
-    generation.opening++
+  async #connect(attempt: Attempt): Promise<Member> {
+    const first = await this.#login(attempt)
+    const { held } = first
     try {
-      const client = await this.#server.connect(generation.held, this.#abort.signal)
+      return await this.#logIn(first, attempt)
+    } catch (error) {
+      if (!HandlerError.is(error) || error.code !== 'POSTGRES_LOGIN_REFUSED') throw error
+      const next = await this.#afterRefusal(held, attempt)
+      if (sameLogin(next.held, held)) throw error
+      return await this.#logIn(next, attempt)
+    }
+  }
+
+  async #logIn(generation: Generation, attempt: Attempt): Promise<Member> {
+    generation.opening++
+    attempt.step = 'the server did not answer'
+    try {
+      const client = await this.#server.connect(generation.held, attempt.signal)
       const { maxLifetimeMs } = this.#limits
       const lifetime = maxLifetimeMs === 0 ? Infinity : maxLifetimeMs * (1 - Math.random() * LIFETIME_JITTER)
       const member: Member = { client, generation, retireAt: performance.now() + lifetime, state: 'busy' }
@@ -298,12 +335,18 @@ export class Pool {
   }
 
   /** Who is to log in now. An answer that was overtaken by a later one is not taken. */
-  async #login(rejected?: HeldCredentials): Promise<Generation> {
+  async #login(attempt: Attempt, rejected?: HeldCredentials): Promise<Generation> {
     this.#listen()
     const order = ++this.#asked
-    const held = await this.#server.credentials.acquire({
-      signal: this.#abort.signal,
-      ...(rejected === undefined ? {} : { rejected }),
+    const { signal } = attempt
+    attempt.step = 'the credentials were not given'
+    const asked = this.#server.credentials.acquire({ signal, ...(rejected === undefined ? {} : { rejected }) })
+    const held = await unlessAborted(asked, signal).catch((error: unknown) => {
+      asked.then(
+        (late) => late.release(),
+        () => undefined,
+      )
+      throw error
     })
     const current = this.#current
     if (this.#ending !== undefined || (current !== undefined && order < this.#answered)) {
@@ -326,10 +369,10 @@ export class Pool {
   }
 
   /** Asks once for other credentials, however many logins were refused at one time. */
-  async #afterRefusal(refused: HeldCredentials): Promise<Generation> {
+  async #afterRefusal(refused: HeldCredentials, attempt: Attempt): Promise<Generation> {
     const current = this.#current
     if (current !== undefined && !sameLogin(current.held, refused)) return current
-    this.#refused ??= this.#login(current?.held ?? refused).finally(() => {
+    this.#refused ??= this.#login(attempt, current?.held ?? refused).finally(() => {
       this.#refused = undefined
     })
     return await this.#refused
@@ -344,7 +387,7 @@ export class Pool {
   readonly #onRotated = (): void => {
     queueMicrotask(() => {
       if (this.#ending !== undefined || this.#asked === 0) return
-      this.#login().catch((error: unknown) => {
+      this.#inTime((attempt) => this.#login(attempt)).catch((error: unknown) => {
         if (this.#ending === undefined) this.#server.onRotationFailed(error instanceof Error ? error.message : String(error))
       })
     })

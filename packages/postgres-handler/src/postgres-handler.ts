@@ -36,16 +36,16 @@ import {
   type ExecuteResult,
   type InsertManyOptions,
   type Queries,
-  queriesOfTransaction,
+  queriesIn,
   queriesOn,
   type ReadOptions,
   type Row,
   type StatementOptions,
   type StreamOptions,
-  streamWithin,
 } from './session.ts'
+import { streamWithin, UNWIND_MS } from './scope.ts'
 import { type ExportedSnapshot, exportSnapshot, joinSnapshot, type ReadSnapshot, snapshotFacts } from './snapshot.ts'
-import { retryConflicts, type Transaction, transactionOn } from './transaction.ts'
+import { retryConflicts, type Transaction, transactionIn } from './transaction.ts'
 import { type ServerTimeouts, type TransactionSettings, transactionSettings } from './settings.ts'
 import type { RangesOptions } from './ranges.ts'
 import type { SqlStatement } from './sql.ts'
@@ -118,7 +118,8 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     this.#target = credentials === undefined ? `${user}@${this.#place}` : this.#place
     this.#settings = this.#config.poolerMode === 'transaction' ? transactionSettings(this.#config) : undefined
     const warn = (what: string) => (reason: string) => this.#logger.warn({ server: this.#target, reason }, what)
-    this.#pool = new Pool(this.#target, this.#config.pool, {
+    const limits = { ...this.#config.pool, connectTimeoutMs: this.#config.connectTimeoutMs }
+    this.#pool = new Pool(this.#target, limits, {
       credentials:
         typeof credentials === 'function' ? credentialsFrom(credentials) : (credentials ?? fixedCredentials(user, password)),
       connect: (login, signal) => this.#login(login, signal),
@@ -228,7 +229,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     return withDeadline(options, { prefix: PREFIX, action: 'the transaction' }, ({ signal: outer }) =>
       retryConflicts(options.retry, outer, onRetry, () =>
         this.#run('the transaction', { signal: outer }, (connection, signal) =>
-          connection.transaction(begin, signal, () => work(transactionOn(connection, signal)), options),
+          connection.transaction(begin, signal, (scope) => work(transactionIn(scope)), options),
         ),
       ),
     )
@@ -285,10 +286,10 @@ export class PostgresHandler implements Queries, AsyncDisposable {
       connection.transaction(
         BEGIN_SNAPSHOT,
         signal,
-        async () => {
+        async (scope) => {
           if (options.join !== undefined) await joinSnapshot(connection, options.join, signal)
           const snapshot = await snapshotFacts(connection, options.join !== undefined, signal)
-          return await work({ ...queriesOfTransaction(connection, signal), snapshot })
+          return await work({ ...queriesIn(scope), snapshot })
         },
         options,
       ),
@@ -380,17 +381,22 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     try {
       yield* streamWithin({ timeoutMs: options?.timeoutMs, signal }, async function* (inner) {
         const connection = await acquire(inner)
-        // A loop that stands still, or was forgotten, must not keep close() waiting once its COPY has been cancelled.
-        const letGo = (): void =>
-          void connection.idle().then(() => {
-            connection.release()
-            ended()
-          })
-        closing.addEventListener('abort', letGo, { once: true })
+        // A loop that stands still, or was forgotten, keeps neither its connection nor close() once it was told to end.
+        let timer: NodeJS.Timeout | undefined
+        const letGo = async (): Promise<void> => {
+          await connection.idle()
+          connection.release()
+          ended()
+        }
+        const abort = (): void => {
+          timer = setTimeout(() => void letGo(), UNWIND_MS)
+        }
+        inner.addEventListener('abort', abort, { once: true })
         try {
           yield* work(connection, inner)
         } finally {
-          closing.removeEventListener('abort', letGo)
+          inner.removeEventListener('abort', abort)
+          clearTimeout(timer)
           connection.release()
         }
       })

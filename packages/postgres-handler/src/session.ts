@@ -1,5 +1,4 @@
-import { type CallOptions, type StandardSchema } from '@common-handlers/core'
-import { DataError, withDeadline } from '@common-handlers/core'
+import { type CallOptions, DataError, type StandardSchema } from '@common-handlers/core'
 import { describeQuery, describeTable, estimateRows, type QueryDescription, type TableDescription } from './catalog.ts'
 import type { Connection } from './connection.ts'
 import { copyFrom, type CopyResult, type CopySource } from './copy-in.ts'
@@ -9,6 +8,7 @@ import { fetchRows } from './cursor.ts'
 import { insertMany, type InsertRow, type OnConflict } from './insert-many.ts'
 import { divide, type RangesOptions } from './ranges.ts'
 import { type RawResult, type RowFormat, validated } from './rows.ts'
+import type { Scope } from './scope.ts'
 import { isStatement, type SqlStatement } from './sql.ts'
 import { bindValues, type ValueOptions } from './values.ts'
 
@@ -123,17 +123,22 @@ export interface Queries {
   estimateRows(query: string, options?: CallOptions): Promise<number>
 }
 
-/** Runs work on a connection; the signal is the caller's, the time-out's and, at the end, the handler's. */
+/**
+ * Runs work on a connection; the signal is the caller's, the time-out's and, at the end, the handler's. `holds` names work
+ * that is a transaction of its own where there is none.
+ */
 export type OnConnection = <T>(
   action: string,
   options: CallOptions | undefined,
   work: (connection: Connection, signal: AbortSignal) => Promise<T>,
+  holds?: string,
 ) => Promise<T>
 
 /** Runs a stream on a connection. */
 export type StreamOnConnection = <T>(
   options: CallOptions | undefined,
   work: (connection: Connection, signal: AbortSignal) => AsyncGenerator<T, void, undefined>,
+  holds?: string,
 ) => AsyncGenerator<T, void, undefined>
 
 /** The queries over a way to get a connection: one from the pool for each call, or the one of a transaction. */
@@ -179,7 +184,12 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
       const format: RowFormat = { as: 'records', types: options?.types, columns: options?.columns }
       const { schema, batchRows } = options ?? {}
       let before = 0
-      for await (const rows of stream(options, (connection, signal) => fetchRows(connection, bound, format, signal, batchRows))) {
+      const fetched = stream(
+        options,
+        (connection, signal) => fetchRows(connection, bound, format, signal, batchRows),
+        'the rows of a query are read',
+      )
+      for await (const rows of fetched) {
         if (schema === undefined) yield* rows as readonly T[]
         else yield* await validated(rows, schema, before)
         before += rows.length
@@ -194,12 +204,18 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
       return results.map(({ rows, rowCount, command }) => ({ records: rows as readonly Row[], rowCount, command }))
     },
     insertMany: (table, columns, rows, options) =>
-      on(`inserting into ${table}`, options, (connection, signal) =>
-        connection.atomically(signal, () => insertMany(connection, table, columns, rows, options?.onConflict, signal)),
+      on(
+        `inserting into ${table}`,
+        options,
+        (connection, signal) =>
+          connection.atomically(signal, () => insertMany(connection, table, columns, rows, options?.onConflict, signal)),
+        'rows are inserted',
       ),
     async copyTo(statement, sink, options) {
       const text = withoutValues(statement)
-      return await writeBlocks(text, this.copyOut(text, options), sink)
+      return await on('COPY', options, (connection, signal) =>
+        writeBlocks(text, connection.copyOut(text, signal, options), sink, signal),
+      )
     },
     async copyFrom(statement, source, options) {
       const text = withoutValues(statement)
@@ -222,55 +238,15 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
   }
 }
 
-/** The queries of a transaction: all on its connection, ended by its signal. */
-export function queriesOfTransaction(connection: Connection, outer: AbortSignal): Queries {
+/** The queries of a transaction, a snapshot or a lock: all on its connection, and within its life. */
+export function queriesIn(scope: Scope): Queries {
+  const { connection } = scope
+  // What opens a transaction of its own must be alone in it.
+  const own = (holds: string | undefined): string | undefined => (connection.inTransaction ? undefined : holds)
   return queriesOn(
-    (action, options, work) => withinTransaction(outer, action, options, (signal) => work(connection, signal)),
-    (options, work) => streamWithin(joined(outer, options), (signal) => work(connection, signal)),
+    (action, options, work, holds) => scope.call(action, options, (signal) => work(connection, signal), own(holds)),
+    (options, work, holds) => scope.stream(options, (signal) => work(connection, signal), own(holds)),
   )
-}
-
-/** Runs a call of a transaction under its own options and the transaction's signal. */
-export function withinTransaction<T>(
-  outer: AbortSignal,
-  action: string,
-  options: CallOptions | undefined,
-  work: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
-  return withDeadline(joined(outer, options), { prefix: 'POSTGRES', action }, ({ signal }) => work(signal))
-}
-
-const joined = (outer: AbortSignal, options: CallOptions | undefined): CallOptions => ({
-  timeoutMs: options?.timeoutMs,
-  signal: options?.signal === undefined ? outer : AbortSignal.any([options.signal, outer]),
-})
-
-/** A stream under a signal and a time-out, which counts from the first item to the end. */
-export async function* streamWithin<T>(
-  options: CallOptions | undefined,
-  work: (signal: AbortSignal) => AsyncGenerator<T, void, undefined>,
-): AsyncGenerator<T, void, undefined> {
-  const left = Promise.withResolvers<void>()
-  const started = Promise.withResolvers<AbortSignal>()
-  // withDeadline owns the timer and the error; it is told when the stream has come to its end.
-  const deadline = withDeadline(options, { prefix: 'POSTGRES', action: 'reading' }, async ({ signal }) => {
-    started.resolve(signal)
-    await left.promise
-    signal.throwIfAborted()
-  })
-  deadline.catch((error: unknown) => started.reject(error))
-  started.promise.catch(() => undefined)
-  const signal = await started.promise
-  try {
-    yield* work(signal)
-  } catch (error) {
-    left.resolve()
-    await deadline
-    throw error
-  } finally {
-    left.resolve()
-    await deadline.catch(() => undefined)
-  }
 }
 
 function asStatement(

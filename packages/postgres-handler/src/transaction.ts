@@ -1,13 +1,14 @@
 import { type CallOptions, HandlerError, retry, type RetryPolicy } from '@common-handlers/core'
 import { type AdvisoryKey, type AdvisoryLockOptions, takeLock } from './advisory-lock.ts'
 import type { Connection } from './connection.ts'
-import { type Queries, queriesOfTransaction, withinTransaction } from './session.ts'
+import { Scope } from './scope.ts'
+import { type Queries, queriesIn } from './session.ts'
 
 /** The queries of a transaction; all run on its connection, one after the other. */
 export interface Transaction extends Queries {
   /**
-   * Runs work that can fail on its own: what it did is undone when it rejects, and the transaction goes on. Savepoints are
-   * nested through the transaction that the work is given.
+   * Runs work that can fail on its own: what it did is undone when it rejects, and the transaction goes on. Meanwhile only
+   * the transaction that the work is given can be used, also for savepoints inside this one.
    */
   savepoint<T>(work: (transaction: Transaction) => Promise<T>, options?: CallOptions): Promise<T>
   /**
@@ -17,14 +18,14 @@ export interface Transaction extends Queries {
   advisoryLock(key: AdvisoryKey, options?: AdvisoryLockOptions): Promise<void>
 }
 
-export function transactionOn(connection: Connection, signal: AbortSignal): Transaction {
-  const queries = queriesOfTransaction(connection, signal)
+export function transactionIn(scope: Scope): Transaction {
+  const { connection } = scope
   return {
-    ...queries,
+    ...queriesIn(scope),
     savepoint: (work, options) =>
-      withinTransaction(signal, 'the savepoint', options, (inner) => savepoint(connection, inner, work)),
+      scope.call('the savepoint', options, (signal) => savepoint(connection, signal, work), 'a savepoint is open'),
     advisoryLock: (key, options) =>
-      withinTransaction(signal, 'taking the lock', options, (inner) => takeLock(connection, 'xact', key, options?.wait, inner)),
+      scope.call('taking the lock', options, (signal) => takeLock(connection, 'xact', key, options?.wait, signal)),
   }
 }
 
@@ -36,14 +37,13 @@ async function savepoint<T>(
   const name = `savepoint_${connection.nextNumber()}`
   await connection.query(`SAVEPOINT ${name}`, [], signal)
   try {
-    const result = await work(transactionOn(connection, signal))
+    const result = await Scope.run(connection, signal, (scope) => work(transactionIn(scope)))
     // Where a statement has failed and its error was swallowed, this fails too.
     await connection.query(`RELEASE SAVEPOINT ${name}`, [], signal)
     return result
   } catch (error) {
     // Where even this fails the transaction cannot go on, and its next statement says so.
-    const undo = [`ROLLBACK TO SAVEPOINT ${name}`, `RELEASE SAVEPOINT ${name}`].map((text) => ({ text, values: [] }))
-    await connection.batch(undo, { as: 'arrays' }, undefined).catch(() => undefined)
+    await connection.conclude(`ROLLBACK TO SAVEPOINT ${name}; RELEASE SAVEPOINT ${name}`).catch(() => undefined)
     throw error
   }
 }

@@ -186,7 +186,13 @@ describeWith(['postgres'], 'COPY to and from streams', ({ postgres }) => {
     expect(await failure(db.pg.copyFrom('COPY few FROM STDIN', [1 as unknown as string]))).toMatchObject({
       code: 'POSTGRES_VALUE_INVALID',
     })
-    expect(await failure(db.pg.execute('COPY few FROM STDIN'))).toMatchObject({ context: { sqlState: '57014' } })
+    for (const call of [
+      db.pg.execute('COPY few FROM STDIN'),
+      db.pg.executeScript('SELECT 1; COPY few FROM STDIN; SELECT 2'),
+      db.pg.getRows('COPY (VALUES (1)) TO STDOUT'),
+    ]) {
+      expect(await failure(call)).toMatchObject({ code: 'POSTGRES_COPY_UNEXPECTED', retry: 'never' })
+    }
     expect([await count('few'), await db.activeBackends()]).toEqual([0, 0])
   })
 })

@@ -76,7 +76,6 @@ describe('the error table', () => {
       'safe',
     ],
     [socket('getaddrinfo ENOTFOUND nowhere', 'ENOTFOUND'), at('connect'), 'ConnectionError', 'POSTGRES_CONNECT_FAILED', 'safe'],
-    [socket('timeout expired'), at('connect'), 'ConnectionError', 'POSTGRES_CONNECT_TIMEOUT', 'safe'],
     [
       socket('Connection terminated unexpectedly'),
       at('statement'),

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { describeWith, type PostgresServer, startPostgres } from '@common-handlers/testkit'
-import { afterAll, beforeAll, expect, it } from 'vitest'
+import { afterAll, beforeAll, expect, it, vi } from 'vitest'
 import { parseConfig } from '../src/config.ts'
 import { Connection } from '../src/connection.ts'
 import { connectClient, type Wire } from '../src/driver.ts'
@@ -233,12 +233,19 @@ describeWith(['postgres'], 'a server that goes away', () => {
     const writers = [true, false, true, false, true, false].map(writer)
     for (let kills = 0; kills < 4; kills++) {
       await sleep(300)
-      const [[pid] = []] = await pg.getRows(
-        `SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() LIMIT 1`,
-        [],
-        { idempotent: true },
+      // Right after a crash there may be none but the one that asks.
+      const victims = await vi.waitUntil(
+        async () => {
+          const found = await pg.getRows<[number]>(
+            `SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() LIMIT 1`,
+            [],
+            { idempotent: true },
+          )
+          return found.length > 0 && found
+        },
+        { timeout: 60_000 },
       )
-      process.kill(Number(pid), 'SIGKILL')
+      for (const [pid] of victims) process.kill(pid, 'SIGKILL')
       const before = acknowledged.size
       await expect.poll(() => acknowledged.size, { timeout: 60_000 }).toBeGreaterThan(before + 20)
     }
