@@ -96,9 +96,9 @@ export class Connection {
     return this.#client.onEnd(listener)
   }
 
-  /** Cuts the connection, for nobody can say what state it is in. */
+  /** Cuts the connection, for nobody can say what state it is in; not after it was given back, when it is another's. */
   destroy(): void {
-    this.#client.destroy()
+    if (!this.#released) this.#client.destroy()
   }
 
   /** A number that no other caller on this connection gets, for the names of portals and savepoints. */

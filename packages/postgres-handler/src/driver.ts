@@ -54,6 +54,9 @@ export interface Submittable {
   handleCopyData(message: unknown): void
 }
 
+/** How long nothing may come before the peer's kernel is asked whether it is there. */
+const KEEP_ALIVE_MS = 60_000
+
 /** How long a peer gets to answer the goodbye. */
 const GOODBYE_MS = 2_000
 
@@ -111,7 +114,7 @@ export class DriverClient extends pg.Client {
 
   /** It is there, as far as is known. */
   get usable(): boolean {
-    return !this.#gone && this.#failure === undefined
+    return !this.#gone && this.#failure === undefined && !this.wire.stream.destroyed
   }
 
   /** `15.13 (Debian 15.13-0+deb12u1)` */
@@ -210,6 +213,8 @@ export async function connectClient(
       // A pooler takes no options, and would give the connection's settings to others.
       ...(config.poolerMode === 'session' ? { options: asStartupOptions(config) } : {}),
       keepAlive: true,
+      // Node asks ten times, a second apart, from then on: a peer that has vanished without a word is noticed.
+      keepAliveInitialDelayMillis: KEEP_ALIVE_MS,
       // TLS has buffers of its own.
       ...(ssl === false ? { stream: lendingSocket } : {}),
     },

@@ -41,7 +41,9 @@ export async function* listen(
       return
     } catch (error) {
       signal?.throwIfAborted()
-      if (!HandlerError.is(error) || error.outcome !== 'connection' || error.retry === 'never') throw error
+      if (!HandlerError.is(error) || error.retry === 'never') throw error
+      // Once it has listened it goes on also where the server, or the pool, is full for a while.
+      if (error.outcome !== 'connection' && !(listened && error.retry === 'safe')) throw error
       await sleep(retryDelay(failures, RECONNECT), signal)
     }
   }

@@ -385,6 +385,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
         let timer: NodeJS.Timeout | undefined
         const letGo = async (): Promise<void> => {
           await connection.idle()
+          connection.destroy()
           connection.release()
           ended()
         }

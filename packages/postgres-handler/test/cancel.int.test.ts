@@ -1,6 +1,7 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { describeWith } from '@common-handlers/testkit'
 import { expect, it } from 'vitest'
-import { PostgresHandler } from '../src/index.ts'
+import { PostgresHandler, type Queries } from '../src/index.ts'
 import { failure, ownDatabase, readAll } from './own-database.ts'
 
 describeWith(['postgres'], 'cancellation', ({ postgres }) => {
@@ -49,6 +50,74 @@ describeWith(['postgres'], 'cancellation', ({ postgres }) => {
     )
     expect(await db.activeBackends()).toBe(0)
     expect((await pg.getRecords('SELECT 1 AS one'))[0]).toEqual({ one: 1 })
+  })
+
+  it('leaves every connection as it was, whatever is aborted at whatever point', async () => {
+    await using pg = new PostgresHandler(db.options({ pool: { max: 3, waitTimeoutMs: 0 } }))
+    await pg.executeScript(
+      'CREATE TABLE target (a int, b text); CREATE TABLE origin AS SELECT i AS a, repeat($$b$$, 200) AS b FROM generate_series(1, 20000) AS i',
+    )
+    const slowly = async function* <T>(items: Iterable<T>): AsyncGenerator<T> {
+      for (const item of items) {
+        yield item
+        await sleep(1)
+      }
+    }
+    const lines = Array.from({ length: 300 }, (_, i) => `${i}\t${'x'.repeat(2_000)}\n`)
+    const objects = lines.map((b, a) => ({ a, b }))
+    type Call = (queries: Queries, signal: AbortSignal) => Promise<unknown>
+    const calls: readonly Call[] = [
+      (queries, signal) => queries.copyFrom('COPY target FROM STDIN', slowly(lines), { signal }),
+      (queries, signal) => queries.copyTo('COPY origin TO STDOUT', () => sleep(2), { signal, blockBytes: 50_000 }),
+      (queries, signal) => queries.insertMany('target', ['a', 'b'], slowly(objects), { signal }),
+      (queries, signal) => queries.batch(['SELECT pg_sleep(0.02)', 'SELECT * FROM origin', 'SELECT pg_sleep(0.05)'], { signal }),
+      (queries, signal) => queries.getRows('SELECT * FROM origin', [], { signal }),
+      async (queries, signal) => {
+        for await (const row of queries.stream('SELECT * FROM origin', [], { signal })) if (row['a'] === 5_000) await sleep(10)
+      },
+      async (queries, signal) => {
+        for await (const block of queries.copyOut('COPY origin TO STDOUT', { signal })) block.release()
+      },
+    ]
+    const within: readonly ((call: Call, signal: AbortSignal) => Promise<unknown>)[] = [
+      (call, signal) => call(pg, signal),
+      (call, signal) => pg.transaction((transaction) => call(transaction, signal)),
+      (call, signal) => pg.transaction((transaction) => call(transaction, never), { signal }),
+      (call, signal) =>
+        pg.transaction((transaction) => transaction.savepoint((inner) => call(inner, signal)).catch(() => undefined)),
+      (call, signal) => pg.readSnapshot((reader) => call(reader, signal)),
+      (call, signal) => pg.withAdvisoryLock('any', (lock) => call(lock, never), { signal }),
+    ]
+    const reason = new Error('stop')
+    const never = new AbortController().signal
+    const plan = Array.from({ length: 2 }).flatMap((_, round) =>
+      within.flatMap((way, w) => calls.map((call, c) => ({ way, call, afterMs: (round * 13 + w * 5 + c * 3) % 97 }))),
+    )
+    const outcomes: unknown[] = []
+    const lane = async (): Promise<void> => {
+      for (let next = plan.pop(); next !== undefined; next = plan.pop()) {
+        const { way, call, afterMs } = next
+        const abort = new AbortController()
+        const timer = setTimeout(() => abort.abort(reason), afterMs)
+        outcomes.push(
+          await way(call, abort.signal).then(
+            () => undefined,
+            (error: unknown) => error,
+          ),
+        )
+        clearTimeout(timer)
+      }
+    }
+    await Promise.all([lane(), lane(), lane()])
+    // A snapshot takes no rows.
+    const others = outcomes.filter((outcome) => outcome !== undefined && outcome !== reason)
+    expect(others.filter((other) => (other as { code?: string }).code !== 'POSTGRES_READ_ONLY')).toEqual([])
+    expect(outcomes).toContain(reason)
+    expect(await db.activeBackends()).toBe(0)
+    const status = pg.poolStatus()
+    expect([status.busy, status.waiting, status.connecting]).toEqual([0, 0, 0])
+    for (let n = 0; n < 20; n++)
+      expect(await Promise.all([1, 2, 3].map((i) => pg.getRows('SELECT $1::int', [i])))).toEqual([[[1]], [[2]], [[3]]])
   })
 
   it('ends a call by its time-out, and the statement with it', async () => {
