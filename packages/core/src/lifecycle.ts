@@ -21,7 +21,9 @@ export class Lifecycle {
   readonly #prefix: string
   readonly #release: () => Promise<void>
   readonly #abort = new AbortController()
-  readonly #running = new Set<Promise<unknown>>()
+  // A count, and no Set of promises: the old tables of a Set that lasts hold on to calls that have ended.
+  #running = 0
+  #ended: (() => void) | undefined
   #closing: Promise<void> | undefined
 
   /** `name` and `prefix` make the error of a call after the end: "VaultHandler is closed", `VAULT_CLOSED`. */
@@ -51,28 +53,32 @@ export class Lifecycle {
     this.assertOpen()
     const joined = signal === undefined ? this.#abort.signal : AbortSignal.any([signal, this.#abort.signal])
     joined.throwIfAborted()
-    const running = work(joined)
-    this.#running.add(running)
+    this.#running += 1
     try {
-      return await running
+      return await work(joined)
     } finally {
-      this.#running.delete(running)
+      this.#leave()
     }
   }
 
   /** Registers something that lasts longer than one call (a stream, a cursor). Call what it returns when it has ended. */
   hold(): () => void {
     this.assertOpen()
-    const { promise, resolve } = Promise.withResolvers<void>()
-    this.#running.add(promise)
+    this.#running += 1
+    let held = true
     return () => {
-      this.#running.delete(promise)
-      resolve()
+      if (held) this.#leave()
+      held = false
     }
   }
 
   close(options: CloseOptions = {}): Promise<void> {
     return (this.#closing ??= this.#end(options.graceMs ?? DEFAULT_GRACE_MS))
+  }
+
+  #leave(): void {
+    this.#running -= 1
+    if (this.#running === 0) this.#ended?.()
   }
 
   async #end(graceMs: number): Promise<void> {
@@ -82,7 +88,7 @@ export class Lifecycle {
       )
     }, graceMs)
     try {
-      while (this.#running.size > 0) await Promise.allSettled(this.#running)
+      while (this.#running > 0) await new Promise<void>((resolve) => (this.#ended = resolve))
     } finally {
       clearTimeout(timer)
     }
