@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { type CallOptions, ConfigError, HandlerError, retry, type RetryOptions } from '@common-handlers/core'
+import { onAbort } from './abort.ts'
 import { type Checksum, checksumOf, joinCrc32, RunningChecksum } from './checksum.ts'
 import type { OpenedHead, ReadFrom, S3Driver } from './driver.ts'
 import { bodyCorrupt, bodyCut, objectChanged, type S3Request } from './errors.ts'
@@ -230,7 +231,7 @@ export function downloadStream(context: DownloadContext): Readable {
       )
     },
     destroy: (error, done) => {
-      context.signal.removeEventListener('abort', abort)
+      release()
       stop.abort(error ?? new Error('the download has ended'))
       // Its memory is free when what was under way has ended.
       void ended(iterator, error, done)
@@ -241,8 +242,8 @@ export function downloadStream(context: DownloadContext): Readable {
     body.on('error', () => undefined)
     body.destroy(context.signal.reason as Error)
   }
+  const release = onAbort(context.signal, abort)
   if (context.signal.aborted) abort()
-  else context.signal.addEventListener('abort', abort, { once: true })
   return body
 }
 

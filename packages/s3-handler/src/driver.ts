@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream'
-import { HandlerError, type Secret, withDeadline } from '@common-handlers/core'
+import { HandlerError, type Secret } from '@common-handlers/core'
 import type {
   CopyObjectCommand,
   CopyObjectCommandInput,
@@ -27,10 +27,11 @@ import type {
   UploadPartCopyCommandInput,
   UploadPartCopyCommandOutput,
 } from '@aws-sdk/client-s3'
+import { Stop } from './abort.ts'
 import { type Checksum, type ChecksumAlgorithm, wholeChecksum, wholeOrParts } from './checksum.ts'
 import type { S3Config } from './config.ts'
 import type { CredentialCache, SigningCredentials } from './credentials.ts'
-import { bodyStalled, type S3Request, toS3Error } from './errors.ts'
+import { bodyStalled, type S3Request, tookTooLong, toS3Error } from './errors.ts'
 import { customerKeyHeaders, type ObjectHeaders, objectHeaders } from './object-headers.ts'
 import { RequestLimit } from './request-limit.ts'
 import { answerError, endpointOf, type HotRequest, Transport } from './transport.ts'
@@ -216,18 +217,14 @@ export class S3Driver {
     options: Try & ReadRange & { readonly place: (head: OpenedHead, resume: () => void) => BodyMemory },
   ): Promise<void> {
     const { stallTimeoutMs, timeoutMs, bucket, endpoint } = this.#config
-    const stall = new AbortController()
-    let timer: NodeJS.Timeout | undefined
-    const watch = (limitMs: number): void => {
-      clearTimeout(timer)
-      timer = setTimeout(() => stall.abort(bodyStalled({ action: 'GetObject', bucket, key, endpoint }, limitMs)), limitMs)
-    }
-    const signal = AbortSignal.any([options.signal, stall.signal])
+    const stop = new Stop(options.signal)
+    const watch = (limitMs: number): void =>
+      stop.after(limitMs, () => bodyStalled({ action: 'GetObject', bucket, key, endpoint }, limitMs))
     try {
-      await this.#hot('GetObject', key, { signal, timeoutMs: Infinity }, (inner, credentials) => {
+      await this.#hot('GetObject', key, { signal: stop.signal, timeoutMs: Infinity }, (signal, credentials) => {
         watch(options.timeoutMs ?? timeoutMs)
         const request = this.#getRequest(key, options)
-        return this.#transport.fill(request, credentials, { signal: inner, stallTimeoutMs: 0 }, ({ headers }, resume) => {
+        return this.#transport.fill(request, credentials, { signal, stallTimeoutMs: 0 }, ({ headers }, resume) => {
           const memory = options.place(openedOf(headers), () => {
             watch(stallTimeoutMs)
             resume()
@@ -237,15 +234,15 @@ export class S3Driver {
             space: () => memory.space(),
             filled: (count) => {
               const more = memory.filled(count)
-              if (more) timer?.refresh()
-              else clearTimeout(timer)
+              if (more) stop.again()
+              else stop.rest()
               return more
             },
           }
         })
       })
     } finally {
-      clearTimeout(timer)
+      stop.over()
     }
   }
 
@@ -607,15 +604,18 @@ export class S3Driver {
     const { endpoint, timeoutMs } = this.#config
     const bucket = options.bucket ?? this.#config.bucket
     const request: S3Request = { action, bucket, key, endpoint }
-    const limit = options.timeoutMs ?? timeoutMs
-    const call = { signal: options.signal, timeoutMs: limit === Infinity ? undefined : limit }
-    return withDeadline(call, { prefix: 'S3', action: `${action} on s3://${bucket}/${key ?? ''}` }, async ({ signal }) => {
+    const limitMs = options.timeoutMs ?? timeoutMs
+    const stop = new Stop(options.signal)
+    const { signal } = stop
+    stop.after(limitMs, () => tookTooLong(request, limitMs))
+    try {
       const credentials = await this.#credentials?.get()
       for (let renewed = false; ; renewed = true) {
         try {
           return await send(signal)
         } catch (thrown) {
-          if (signal.aborted && !HandlerError.is(thrown)) throw signal.reason
+          // Whatever the request made of its aborted signal.
+          signal.throwIfAborted()
           const error = toS3Error(thrown, request)
           // A lease that was revoked before its time: newer credentials may do.
           const stale = credentials !== undefined && !renewed && noLongerValid.has(error.code)
@@ -623,7 +623,9 @@ export class S3Driver {
           this.#credentials?.refuse(credentials.accessKeyId)
         }
       }
-    })
+    } finally {
+      stop.over()
+    }
   }
 
   #open(): Promise<{ readonly sdk: Sdk; readonly client: S3Client }> {

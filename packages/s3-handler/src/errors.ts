@@ -321,6 +321,15 @@ export function bodyCut(request: S3Request, received: number, expected: number):
   })
 }
 
+/** One try of a request was given no more time. */
+export function tookTooLong(request: S3Request, timeoutMs: number): OperationTimeoutError {
+  return new OperationTimeoutError(`${request.action} on ${place(request)} took longer than ${timeoutMs} ms`, {
+    code: 'S3_TIMEOUT',
+    retry: 'if-idempotent',
+    context: { ...request, timeoutMs },
+  })
+}
+
 /** No byte of the body came for too long. */
 export function bodyStalled(request: S3Request, stallTimeoutMs: number): OperationTimeoutError {
   return new OperationTimeoutError(`no byte of ${place(request)} came for ${stallTimeoutMs} ms`, {

@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream'
 import { HandlerError, retry, type RetryOptions } from '@common-handlers/core'
+import { onAbort } from './abort.ts'
 import { RunningChecksum } from './checksum.ts'
 import type { OpenedBody } from './driver.ts'
 import { bodyCorrupt, bodyCut, bodyStalled, objectChanged, type S3Request, toS3Error } from './errors.ts'
@@ -40,7 +41,7 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
       source?.resume()
     },
     destroy: (error, done) => {
-      signal.removeEventListener('abort', abort)
+      release()
       wanted.resolve()
       source?.destroy()
       done(error)
@@ -51,8 +52,8 @@ export function resumingBody(options: ResumingBodyOptions): Readable {
     out.on('error', () => undefined)
     out.destroy(signal.reason as Error)
   }
+  const release = onAbort(signal, abort)
   if (signal.aborted) abort()
-  else signal.addEventListener('abort', abort, { once: true })
 
   /** Passes one body on; rejects when it ends too early. */
   const drain = (body: Readable): Promise<void> =>

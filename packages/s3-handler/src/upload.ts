@@ -2,6 +2,7 @@ import { createHash, hash } from 'node:crypto'
 import { open, type FileHandle } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { CapacityError, ConfigError, ConflictError, HandlerError, retry, type RetryOptions, sleep } from '@common-handlers/core'
+import { onAbort } from './abort.ts'
 import { type Checksum, type ChecksumAlgorithm, checksumOf, joinCrc32 } from './checksum.ts'
 import type { S3Driver } from './driver.ts'
 import { customerKeyHeaders, type ObjectHeaders } from './object-headers.ts'
@@ -265,10 +266,9 @@ class PartSource {
 
 function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
-    const abort = (): void => reject(signal.reason as Error)
-    if (signal.aborted) abort()
-    signal.addEventListener('abort', abort, { once: true })
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort))
+    if (signal.aborted) reject(signal.reason as Error)
+    const release = onAbort(signal, () => reject(signal.reason as Error))
+    work.then(resolve, reject).finally(release)
   })
 }
 

@@ -27,7 +27,7 @@ function innerOf(xml: string, name: string, from: number): { readonly begin: num
     // The name may go on (`<KeyCount>`), have attributes, or be empty (`<ETag/>`).
     const after = xml.charCodeAt(at + open.length)
     if (after !== 62 && after !== 32 && after !== 47) continue
-    const close = xml.indexOf('>', at)
+    const close = after === 62 ? at + open.length : xml.indexOf('>', at)
     if (close === -1) return undefined
     if (xml.charCodeAt(close - 1) === 47) return { begin: close, end: close }
     const end = xml.indexOf(`</${name}>`, close)
@@ -40,7 +40,10 @@ const named: Readonly<Record<string, string>> = { amp: '&', lt: '<', gt: '>', qu
 
 function unescapeXml(text: string): string {
   if (!text.includes('&')) return text
-  return text.replaceAll(/&(?:#x([0-9a-f]+)|#(\d+)|(\w+));/gi, (whole, hex?: string, decimal?: string, name?: string) => {
+  // Each etag of a list has two quotes and nothing else: no regular expression for them.
+  const unquoted = text.replaceAll('&#34;', '"').replaceAll('&quot;', '"')
+  if (!unquoted.includes('&')) return unquoted
+  return unquoted.replaceAll(/&(?:#x([0-9a-f]+)|#(\d+)|(\w+));/gi, (whole, hex?: string, decimal?: string, name?: string) => {
     if (hex !== undefined) return String.fromCodePoint(Number.parseInt(hex, 16))
     if (decimal !== undefined) return String.fromCodePoint(Number(decimal))
     return named[name ?? ''] ?? whole
