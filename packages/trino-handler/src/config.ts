@@ -131,8 +131,8 @@ export const trinoConfigSchema: z.ZodType<TrinoConfig, TrinoConfigInput> = z
   .strictObject({
     url: z
       .url({ protocol: /^https?$/ })
-      .refine((url) => !URL.canParse(url) || new URL(url).username === '', 'give user and password as options, not in the URL')
-      .refine((url) => !URL.canParse(url) || new URL(url).pathname === '/', 'give scheme, host and port alone, without a path')
+      .refine((url) => !/^[^/?#]*\/\/[^/?#]*@/.test(url), 'give user and password as options, not in the URL')
+      .refine((url) => /^[^/?#]*\/\/[^/?#]*\/?$/.test(url), 'give scheme, host and port alone, without a path')
       .describe('where the coordinator listens: `https://host:8443`, no path'),
     user: headerText().describe('the name to log in with, and the statements run under'),
     password: secret().optional().describe('for basic authentication, over https or to a loopback address'),

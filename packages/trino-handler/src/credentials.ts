@@ -62,7 +62,9 @@ export function credentialsFrom(read: CredentialFunction): CredentialProvider {
   let reading: Promise<HeldLogin> | undefined
   const ask = async (): Promise<HeldLogin> => {
     try {
-      const login = await read({ signal: AbortSignal.timeout(LIMIT_MS) })
+      const limit = AbortSignal.timeout(LIMIT_MS)
+      // One that does not look at its signal must not stop the handler for good.
+      const login = await unlessAborted(read({ signal: limit }), limit)
       for (const value of [login.password, login.token, login.clientKey]) if (value !== undefined) registerSecretValue(value)
       return (kept = { ...login, release })
     } catch (cause) {

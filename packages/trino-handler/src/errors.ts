@@ -55,8 +55,9 @@ const byName: Readonly<Record<string, readonly [Kind, Retry]>> = {
   ICEBERG_COMMIT_ERROR: ['conflict', 'safe'],
   PERMISSION_DENIED: ['permission', 'never'],
   QUERY_QUEUE_FULL: ['capacity', 'safe'],
-  CLUSTER_OUT_OF_MEMORY: ['capacity', 'safe'],
-  ADMINISTRATIVELY_PREEMPTED: ['capacity', 'safe'],
+  // Ended while they ran: what they were writing may be on its way to the catalog, or half written by a connector that cannot take it back.
+  CLUSTER_OUT_OF_MEMORY: ['capacity', 'if-idempotent'],
+  ADMINISTRATIVELY_PREEMPTED: ['capacity', 'if-idempotent'],
   INVALID_CAST_ARGUMENT: ['data', 'never'],
   INVALID_FUNCTION_ARGUMENT: ['data', 'never'],
   DIVISION_BY_ZERO: ['data', 'never'],
@@ -193,7 +194,7 @@ const NEVER_CONNECTED = new Set([
 ])
 
 /** The server's certificate, or the talk about it, is wrong; trying again does not help. */
-const TLS_CODE = /^(CERT_|ERR_TLS_|ERR_SSL_|UNABLE_TO_|DEPTH_ZERO_|SELF_SIGNED_|HOSTNAME_MISMATCH|EPROTO$)/
+const TLS_CODE = /^(CERT_|ERR_TLS_|ERR_SSL_|ERR_OSSL_|UNABLE_TO_|DEPTH_ZERO_|SELF_SIGNED_|HOSTNAME_MISMATCH|EPROTO$)/
 
 /** An error of the HTTP driver, before any answer or in the middle of one. `target` is the address without secrets. */
 export function fromTransport(cause: unknown, target: string): HandlerError {
@@ -202,7 +203,7 @@ export function fromTransport(cause: unknown, target: string): HandlerError {
   const name = error.code ?? ''
   const why = error.message
   if (TLS_CODE.test(name)) {
-    return new ConnectionError(`the certificate of ${target} is not trusted: ${why}`, {
+    return new ConnectionError(`there is no TLS with ${target}: ${why}`, {
       code: 'TRINO_TLS',
       retry: 'never',
       context: { target },
@@ -286,7 +287,7 @@ export function notTheProtocol(target: string, body: string): RemoteError {
   })
 }
 
-/** The same transport error with another verdict, and the query it belongs to. */
+/** The same error of the way to the server, or of who gives the login, with another verdict, and the query it belongs to. */
 export function withVerdict(error: HandlerError, retry: Retry, queryId?: string): HandlerError {
   const options: HandlerErrorOptions = {
     code: error.code,
@@ -297,5 +298,6 @@ export function withVerdict(error: HandlerError, retry: Retry, queryId?: string)
   }
   if (error.outcome === 'connection') return new ConnectionError(error.message, options)
   if (error.outcome === 'capacity') return new CapacityError(error.message, options)
-  return error
+  if (error.outcome === 'auth') return new AuthError(error.message, options)
+  return new HandlerError(error.outcome, error.message, options)
 }

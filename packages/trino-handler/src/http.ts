@@ -54,7 +54,7 @@ export class TrinoHttp implements TrinoTransport {
   }
 
   async #exchange({ method, uri, signal, headers, body }: TransportRequest, login: TrinoLogin): Promise<TransportReply> {
-    this.#headers = { ...authorization(login, this.#config), ...this.#identity(login) }
+    this.#headers = { ...authorization(login, this.#config), ...this.#identity(login, headers) }
     return this.#request(this.#resolve(uri), this.#agentOf(login), signal, {
       method,
       headers: { ...this.#headers, ...headers },
@@ -69,7 +69,9 @@ export class TrinoHttp implements TrinoTransport {
     options: { method: TransportRequest['method']; headers: Record<string, string>; body?: string },
   ): Promise<TransportReply> {
     try {
-      const answer = await request(url, { dispatcher, ...options, ...(signal === undefined ? {} : { signal }) })
+      // Without a word about it a proxy may pack what it hands on.
+      const headers = { 'Accept-Encoding': 'identity', ...options.headers }
+      const answer = await request(url, { dispatcher, ...options, headers, ...(signal === undefined ? {} : { signal }) })
       const body = await collect(answer.body, Number(answer.headers['content-length'] ?? -1))
       return { status: answer.statusCode, headers: answer.headers, body }
     } catch (cause) {
@@ -79,16 +81,19 @@ export class TrinoHttp implements TrinoTransport {
   }
 
   async download({ uri, headers }: SegmentAddress, signal: AbortSignal): Promise<Buffer> {
+    // The coordinator hands out segments too, under its own idea of its address, or says which store or worker does.
+    if (!new URL(uri).pathname.startsWith('/v1/spooled/')) return this.#downloadElsewhere(uri, headers, signal)
+    const reply = await this.send({ method: 'GET', uri, headers, signal, expected: [200, 303, 307, 404, 410] })
+    const { location } = reply.headers
+    if (reply.status === 200) return reply.body as Buffer
+    if (typeof location !== 'string') throw segmentGone(this.target, reply.status, '')
+    return this.#downloadElsewhere(new URL(location, uri).href, headers, signal)
+  }
+
+  /** Whoever is not the coordinator is told nothing of who asks. */
+  async #downloadElsewhere(uri: string, headers: SegmentAddress['headers'], signal: AbortSignal): Promise<Buffer> {
     const url = new URL(uri)
-    // The coordinator hands out segments too, under its own idea of its address; whatever else is a store, and is told nothing.
-    if (url.pathname.startsWith('/v1/spooled/')) {
-      const reply = await this.send({ method: 'GET', uri, headers: joined(headers), signal, expected: [200, 303, 307] })
-      const { location } = reply.headers
-      if (reply.status === 200) return reply.body as Buffer
-      if (typeof location !== 'string') throw segmentGone(this.target, reply.status, '')
-      return this.download({ uri: new URL(location, uri).href, headers }, signal)
-    }
-    const reply = await this.#request(url.href, this.#agentOfStores(), signal, { method: 'GET', headers: joined(headers) })
+    const reply = await this.#request(url.href, this.#agentOfStores(), signal, { method: 'GET', headers: { ...headers } })
     if (reply.status === 200) return reply.body as Buffer
     // The address is signed, and so may be what a store says about it: only its code is taken.
     const code = /<Code>(\w+)<\/Code>/.exec(textOf(reply))?.[1] ?? ''
@@ -124,12 +129,13 @@ export class TrinoHttp implements TrinoTransport {
     await Promise.all(agents.map((agent) => agent.destroy()))
   }
 
-  #identity(login: TrinoLogin): Record<string, string> {
+  #identity(login: TrinoLogin, { 'X-Trino-User': authorizationUser }: TransportRequest['headers'] = {}): Record<string, string> {
     const { user, sessionUser, source } = this.#config
     const principal = login.user ?? user
+    const original = authorizationUser === undefined ? principal : (sessionUser ?? principal)
     return {
       'X-Trino-User': sessionUser ?? principal,
-      ...(sessionUser === undefined ? {} : { 'X-Trino-Original-User': principal }),
+      ...(sessionUser === undefined && authorizationUser === undefined ? {} : { 'X-Trino-Original-User': original }),
       'X-Trino-Source': source,
     }
   }
@@ -194,10 +200,13 @@ const isSame = (one: TrinoLogin, other: TrinoLogin): boolean =>
   one.clientKey === other.clientKey
 
 function authorization({ user, password, token }: TrinoLogin, config: TrinoConfig): Record<string, string> {
-  if (token !== undefined) return { Authorization: `Bearer ${token}` }
+  // A proxy's error page may show the headers it was sent; a provider of somebody else has told nobody what is secret.
+  if (token !== undefined) {
+    registerSecretValue(token)
+    return { Authorization: `Bearer ${token}` }
+  }
   if (password === undefined) return {}
   const pair = Buffer.from(`${user ?? config.user}:${password}`).toString('base64')
-  // A proxy's error page may show the headers it was sent.
   registerSecretValue(pair)
   return { Authorization: `Basic ${pair}` }
 }
@@ -206,6 +215,3 @@ function retryAfter({ headers }: TransportReply): number | undefined {
   const value = headers['retry-after']
   return parseRetryAfter(typeof value === 'string' ? value : value?.[0])
 }
-
-const joined = (headers: SegmentAddress['headers']): Record<string, string> =>
-  Object.fromEntries(Object.entries(headers).map(([name, values]) => [name, values.join(', ')]))

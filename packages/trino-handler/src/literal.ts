@@ -109,10 +109,21 @@ function typedLiteral({ type, text }: TypedValue): string {
 
 /** Types go into the statement as they are, so only what a type can hold may pass. */
 export function checkedType(type: string): string {
-  if (/^[A-Za-z](?:[\w ,()]|"(?:[^"]|"")*")*$/.test(type)) return type
+  if (/^[A-Za-z](?:[\w ,()]|"(?:[^"]|"")*")*$/.test(type) && isOne(type)) return type
   throw notExpressible(`${JSON.stringify(type)} is not a type`)
 }
 
-function notExpressible(why: string): DataError {
-  return new DataError(`cannot be written as a Trino literal: ${why}`, { code: 'TRINO_VALUE_NOT_EXPRESSIBLE' })
+/** Whether no bracket closes more than the type has opened, and no comma begins something after it. */
+function isOne(type: string): boolean {
+  let depth = 0
+  for (const [mark] of type.replaceAll(/"(?:[^"]|"")*"/g, '').matchAll(/[(),]/g)) {
+    if (mark === '(') depth++
+    else if (depth === 0) return false
+    else if (mark === ')') depth--
+  }
+  return depth === 0
+}
+
+export function notExpressible(why: string): DataError {
+  return new DataError(`cannot be written for Trino: ${why}`, { code: 'TRINO_VALUE_NOT_EXPRESSIBLE' })
 }

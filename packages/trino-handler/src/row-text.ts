@@ -25,6 +25,8 @@ export class RowParser {
   /** What was pushed and is not parsed yet: one buffer, used again and again. */
   #held: Buffer = Buffer.allocUnsafeSlow(2 * PIECE)
   #length = 0
+  /** No row ends within so many bytes: a long one is not looked through again with each piece of it. */
+  #lookAt = 0
   #walks: boolean
 
   /** `exact`: integers may have 16 digits or more. `nested`: values hold brackets of their own. */
@@ -36,10 +38,11 @@ export class RowParser {
   /** The rows that are whole. @throws SyntaxError */
   push(bytes: Buffer): unknown[][] {
     this.#append(bytes)
+    if (this.#length < this.#lookAt) return []
     const held = this.#held.subarray(0, this.#length)
     if (!this.#walks) {
       const guess = held.lastIndexOf(BETWEEN)
-      if (guess === -1) return []
+      if (guess === -1) return this.#wait()
       try {
         return this.#take(guess + 1)
       } catch {
@@ -47,7 +50,12 @@ export class RowParser {
       }
     }
     const end = lastRowEnd(held)
-    return end === 0 ? [] : this.#take(end)
+    return end === 0 ? this.#wait() : this.#take(end)
+  }
+
+  #wait(): [] {
+    this.#lookAt = 2 * this.#length
+    return []
   }
 
   /** The rows that are left, but for so many bytes at the end. @throws SyntaxError */
@@ -77,6 +85,7 @@ export class RowParser {
   /** Parses up to where a row ends and keeps what follows the comma. */
   #take(end: number): unknown[][] {
     const rows = this.#parse(`[${this.#held.toString('utf8', 0, end)}]`) as unknown[][]
+    this.#lookAt = 0
     this.#held.copyWithin(0, end + 1, this.#length)
     this.#length = Math.max(0, this.#length - end - 1)
     return rows

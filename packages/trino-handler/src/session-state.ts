@@ -24,6 +24,12 @@ function valuesOf(headers: TransportReply['headers'], name: string): string[] {
   return (typeof found === 'string' ? [found] : [...found]).flatMap((line) => line.split(',')).map((value) => value.trim())
 }
 
+/** A header that is no list and not encoded: the name of a catalog, a schema or a user may hold commas, plus and percent signs. */
+function plain(headers: TransportReply['headers'], name: string): string | undefined {
+  const found = headers[`x-trino-${name}`]
+  return found === undefined || typeof found === 'string' ? found : found.join(',')
+}
+
 function pair(value: string): [string, string] {
   const at = value.indexOf('=')
   return at === -1 ? [value, ''] : [value.slice(0, at), decode(value.slice(at + 1))]
@@ -48,7 +54,6 @@ export class SessionState {
   readonly roles: Map<string, string>
   readonly prepared: Map<string, string> = new Map()
   readonly #clientTags: readonly string[]
-  readonly #user: string
   readonly #extraCredentials: TrinoConfig['extraCredentials']
   #originalRoles: string | undefined
 
@@ -61,7 +66,6 @@ export class SessionState {
     const roles = Object.entries({ ...config.roles, ...options.roles })
     this.roles = new Map(roles.map(([catalog, role]) => [catalog, roleText(role)]))
     this.#clientTags = options.clientTags ?? config.clientTags
-    this.#user = config.sessionUser ?? config.user
     this.#extraCredentials = config.extraCredentials
   }
 
@@ -82,12 +86,12 @@ export class SessionState {
       'X-Trino-Role': list(this.roles),
       'X-Trino-Client-Tags': this.#clientTags.join(',') || undefined,
       'X-Trino-Extra-Credential': list(secrets),
-      'X-Trino-Prepared-Statement': list(this.prepared),
+      'X-Trino-Prepared-Statement': list([...this.prepared].map(([name, text]) => [encodeURIComponent(name), text])),
       ...(authorizationUser === undefined
         ? {}
         : {
+            // Whose place this user takes, who logs in says.
             'X-Trino-User': authorizationUser,
-            'X-Trino-Original-User': this.#user,
             'X-Trino-Original-Roles': this.#originalRoles,
           }),
       // It also tells the server that this client can hold a transaction.
@@ -98,23 +102,20 @@ export class SessionState {
 
   /** Takes over what an answer changes. */
   apply(headers: TransportReply['headers']): void {
-    const one = (name: string): string | undefined => {
-      const value = valuesOf(headers, name)[0]
-      return value === undefined ? undefined : decode(value)
-    }
-    this.catalog = one('set-catalog') ?? this.catalog
-    this.schema = one('set-schema') ?? this.schema
-    // A path is a list of its own: its commas are not those between values.
-    const path = headers['x-trino-set-path']
-    if (path !== undefined) this.path = decode(typeof path === 'string' ? path : path.join(','))
+    this.catalog = plain(headers, 'set-catalog') ?? this.catalog
+    this.schema = plain(headers, 'set-schema') ?? this.schema
+    this.path = plain(headers, 'set-path') ?? this.path
     for (const value of valuesOf(headers, 'set-session')) this.properties.set(...pair(value))
-    for (const name of valuesOf(headers, 'clear-session')) this.properties.delete(decode(name))
+    for (const name of valuesOf(headers, 'clear-session')) this.properties.delete(name)
     for (const value of valuesOf(headers, 'set-role')) this.roles.set(...pair(value))
-    for (const value of valuesOf(headers, 'added-prepare')) this.prepared.set(...pair(value))
+    for (const value of valuesOf(headers, 'added-prepare')) {
+      const [name, text] = pair(value)
+      this.prepared.set(decode(name), text)
+    }
     for (const name of valuesOf(headers, 'deallocated-prepare')) this.prepared.delete(decode(name))
-    this.#authorize(one('set-authorization-user'), headers)
-    this.transactionId = one('started-transaction-id') ?? this.transactionId
-    if (one('clear-transaction-id') !== undefined) this.transactionId = undefined
+    this.#authorize(plain(headers, 'set-authorization-user'), headers)
+    this.transactionId = plain(headers, 'started-transaction-id') ?? this.transactionId
+    if (plain(headers, 'clear-transaction-id') !== undefined) this.transactionId = undefined
   }
 
   #authorize(user: string | undefined, headers: TransportReply['headers']): void {

@@ -66,8 +66,8 @@ export async function inTransaction<T>(
     ...(isolation === undefined ? [] : [`ISOLATION LEVEL ${isolation.toUpperCase()}`]),
     ...(readOnly === undefined ? [] : [readOnly ? 'READ ONLY' : 'READ WRITE']),
   ]
-  await session.execute(`START TRANSACTION ${modes.join(', ')}`, [], call)
   try {
+    await session.execute(`START TRANSACTION ${modes.join(', ')}`, [], call)
     const result = await work(session)
     await session.execute('COMMIT', [], call)
     return result

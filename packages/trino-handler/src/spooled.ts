@@ -28,7 +28,7 @@ export async function fetchSegment(
     const fetched = await retry(
       async () => {
         try {
-          return await download({ uri, headers: wire.headers ?? {} }, signal)
+          return await download({ uri, headers: segmentHeaders(wire) }, signal)
         } catch (error) {
           // The statement may be run again; to ask for the segment again is of no use.
           if (HandlerError.is(error) && error.code === 'TRINO_SEGMENT_GONE') return error
@@ -48,6 +48,10 @@ export async function fetchSegment(
   checkCount('bytes', wire.metadata?.segmentSize, bytes.length)
   return { wire, encoding, bytes }
 }
+
+/** What has to be said to get a segment and to acknowledge it: its key, where the server has it encrypted. */
+export const segmentHeaders = ({ headers = {} }: WireSegment): Record<string, string> =>
+  Object.fromEntries(Object.entries(headers).map(([name, values]) => [name, values.join(', ')]))
 
 /**
  * The rows of a segment, some at a time; unpacked as they are read, so that memory does not grow with the segment.

@@ -1,5 +1,5 @@
 import { ConfigError } from '@common-handlers/core'
-import { literal, type TrinoParameter } from './literal.ts'
+import { literal, notExpressible, type TrinoParameter } from './literal.ts'
 
 /** A statement with its values: `?` in the text stands for the next of them. */
 export interface SqlStatement {
@@ -70,6 +70,7 @@ export function render(
 ): RenderedStatement {
   const text = typeof statement === 'string' ? statement : statement.text
   const values = typeof statement === 'string' ? params : [...statement.values, ...params]
+  if (!text.isWellFormed()) throw notExpressible('the statement holds half of a surrogate pair, which UTF-8 cannot carry')
   if (values.length === 0) return { text, shift: 0 }
   const using = ` USING ${values.map(literal).join(', ')}`
   if (way === 'immediate') return { text: `${IMMEDIATE}${literal(text)}${using}`, shift: IMMEDIATE.length + 1 }

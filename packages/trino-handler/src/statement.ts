@@ -7,9 +7,9 @@ import { inOrder } from './in-order.ts'
 import { type Answer, type DirectRows, parseAnswer, statsOf, type TrinoStats, type WireReply } from './protocol.ts'
 import { endOfLost } from './query-info.ts'
 import { RowParser } from './row-text.ts'
-import { type FetchedSegment, fetchSegment, segmentRows } from './spooled.ts'
+import { type FetchedSegment, fetchSegment, segmentHeaders, segmentRows } from './spooled.ts'
 import type { RenderedStatement } from './sql.ts'
-import { textOf, type TransportReply, type TrinoTransport } from './transport.ts'
+import { textOf, type TransportReply, type TransportRequest, type TrinoTransport } from './transport.ts'
 import { rowsDecoder, shapeOf, type TrinoColumn, type TrinoValue, type WireColumn } from './values.ts'
 
 /** Some rows of a result, in order, and where the statement stands. */
@@ -53,6 +53,9 @@ export type HeaderWatch = (headers: TransportReply['headers'], queryId: string) 
 
 /** A DELETE, a heartbeat or an acknowledgement must not keep anybody waiting. */
 const COURTESY_MS = 5_000
+
+/** Nothing to cancel is as good as cancelled. */
+export const CANCEL_ANSWERS: readonly number[] = [200, 202, 204, 404, 410]
 
 /**
  * POSTs a statement. The server registers it and gives it an id; nothing runs before the first GET of `nextUri`.
@@ -112,6 +115,7 @@ export class Statement {
   readonly #watch: HeaderWatch
   readonly #courtesies = new Set<Promise<void>>()
   #nextUri: string | undefined
+  #lastUri = ''
   #columns: readonly WireColumn[] = []
   #last: WireReply
   #followed = false
@@ -127,12 +131,17 @@ export class Statement {
     this.#shift = shift
     this.#watch = watch
     this.queryId = first.reply.id
-    this.#nextUri = first.reply.nextUri
+    this.#moveTo(first.reply.nextUri)
   }
 
-  /** Where it stands now. The address of the first answer is good until the second one is asked for. */
+  #moveTo(uri: string | undefined): void {
+    this.#nextUri = uri
+    this.#lastUri = uri ?? this.#lastUri
+  }
+
+  /** Where it stands now, or stood last. The address of the first answer is good until the second one is asked for. */
   get handle(): StatementHandle {
-    return { queryId: this.queryId, nextUri: this.#nextUri ?? '' }
+    return { queryId: this.queryId, nextUri: this.#lastUri }
   }
 
   /** What it did; after {@link pages} has ended. */
@@ -160,18 +169,22 @@ export class Statement {
     this.#followed = true
     const left = new AbortController()
     const joined = AbortSignal.any([signal, left.signal])
-    // A consumer that holds a page and never asks again would not notice: the server is told at once.
-    const abort = (): void => void this.cancel()
-    signal.addEventListener('abort', abort, { once: true })
     const release = cancelledAtExit(this.#context.transport, () => this.#nextUri)
     const heart = setInterval(() => this.#beat(joined), this.#context.heartbeatMs).unref()
+    // A consumer that holds a page and never asks again would not notice: the server is told at once.
+    const abort = (): void => {
+      clearInterval(heart)
+      void this.cancel().finally(release)
+    }
+    signal.addEventListener('abort', abort, { once: true })
     let spooled = false
     const parts = inOrder(
       this.#answers(joined, onProgress),
       async ({ columns, stats, rows }): Promise<Part> => {
         if (rows.kind === 'direct') return { columns, stats, rows }
         spooled = true
-        return { columns, stats, rows: await fetchSegment(this.#context, rows.wire, rows.encoding, joined) }
+        const fetched = fetchSegment(this.#context, rows.wire, rows.encoding, joined)
+        return { columns, stats, rows: await fetched.catch((error: unknown) => Promise.reject(this.#begun(error))) }
       },
       () => (spooled ? this.#context.parallel : 1),
     )
@@ -217,7 +230,7 @@ export class Statement {
         throw fromServer(reply.error, this.queryId, this.#shift)
       }
       this.#last = reply
-      this.#nextUri = reply.nextUri
+      this.#moveTo(reply.nextUri)
       this.#ended = reply.nextUri === undefined
       if (reply.columns !== null && reply.columns !== undefined) this.#columns = reply.columns
       if (rows?.kind === 'direct') yield { columns: this.#columns, stats, rows }
@@ -254,7 +267,9 @@ export class Statement {
     free(rows.bytes)
     const { ackUri } = rows.wire
     // The server may delete it now instead of some hours later.
-    if (ackUri !== undefined) this.#courtesy('GET', ackUri, 'a segment could not be acknowledged')
+    if (ackUri !== undefined) {
+      this.#courtesy({ method: 'GET', uri: ackUri, headers: segmentHeaders(rows.wire) }, 'a segment could not be acknowledged')
+    }
   }
 
   /** Asks for the next answer. Asking again is harmless: the server keeps the answer until the one after it is asked for. */
@@ -281,8 +296,7 @@ export class Statement {
         },
       )
     } catch (error) {
-      // The statement may be running all the same: nobody may take it for untouched.
-      throw HandlerError.is(error) && error.retry === 'safe' ? withVerdict(error, 'if-idempotent', this.queryId) : error
+      throw this.#begun(error)
     }
     if ('reply' in found) return found
     this.#ended = true
@@ -291,22 +305,27 @@ export class Statement {
     throw typeof end === 'object' ? fromServer(end, this.queryId, this.#shift) : queryLost(this.queryId, found.status, end)
   }
 
+  /** What was safe to repeat is not so any more: the statement may be running all the same, and nobody may take it for untouched. */
+  #begun(error: unknown): unknown {
+    return HandlerError.is(error) && error.retry === 'safe' ? withVerdict(error, 'if-idempotent', this.queryId) : error
+  }
+
   /** Tells the server that the reader is still there, when nothing else has for a while. */
   #beat(signal: AbortSignal): void {
     const uri = this.#nextUri
     if (uri === undefined || Date.now() - this.#exchangedAt < this.#context.heartbeatMs - 5) return
     this.#exchangedAt = Date.now()
     // Servers before HEAD was understood are asked for the next answer, which they keep until the one after it is asked for.
-    this.#courtesy(this.#headIsKnown ? 'HEAD' : 'GET', uri, 'a heartbeat was lost', signal)
+    this.#courtesy({ method: this.#headIsKnown ? 'HEAD' : 'GET', uri }, 'a heartbeat was lost', signal)
   }
 
-  #courtesy(method: 'GET' | 'HEAD', uri: string, failed: string, signal?: AbortSignal): void {
+  #courtesy(request: Pick<TransportRequest, 'method' | 'uri' | 'headers'>, failed: string, signal?: AbortSignal): void {
     const { transport, logger } = this.#context
     const limit = AbortSignal.timeout(COURTESY_MS)
     const both = signal === undefined ? limit : AbortSignal.any([limit, signal])
-    const sent = transport.send({ method, uri, signal: both, expected: [200, 202, 204, 404, 405, 410, 501] }).then(
+    const sent = transport.send({ ...request, signal: both, expected: [200, 202, 204, 404, 405, 410, 501] }).then(
       ({ status }) => {
-        if (method === 'HEAD' && (status === 405 || status === 501)) this.#headIsKnown = false
+        if (request.method === 'HEAD' && (status === 405 || status === 501)) this.#headIsKnown = false
       },
       (error: unknown) => {
         if (signal?.aborted !== true) logger.warn({ queryId: this.queryId, error: codeOf(error) }, failed)
@@ -320,7 +339,11 @@ export class Statement {
     const { transport, logger } = this.#context
     try {
       const signal = AbortSignal.timeout(COURTESY_MS)
-      await transport.send({ method: 'DELETE', uri, signal, expected: [200, 202, 204, 404, 410] })
+      await retry(() => transport.send({ method: 'DELETE', uri, signal, expected: CANCEL_ANSWERS }), {
+        policy: { ...this.#context.retry, budgetMs: COURTESY_MS },
+        signal,
+        idempotent: true,
+      })
     } catch (error) {
       logger.warn({ queryId: this.queryId, error: codeOf(error) }, 'a statement could not be cancelled')
     }

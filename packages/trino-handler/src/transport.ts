@@ -35,7 +35,7 @@ export interface TrinoTransport {
 
 export interface SegmentAddress {
   readonly uri: string
-  readonly headers: Readonly<Record<string, readonly string[]>>
+  readonly headers: Readonly<Record<string, string>>
 }
 
 /** The body as text: for messages and for JSON without rows. */

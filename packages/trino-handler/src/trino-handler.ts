@@ -24,7 +24,7 @@ import { parseObject, queryInfo, type QueryInfo, queryPath, type QueryState } fr
 import { inTransaction, type TransactionOptions, TrinoSession } from './session.ts'
 import { type SessionOptions, SessionState } from './session-state.ts'
 import { ident, sql } from './sql.ts'
-import type { StatementHandle } from './statement.ts'
+import { CANCEL_ANSWERS, type StatementHandle } from './statement.ts'
 import { type RunnerParts, SessionRunner } from './statement-runner.ts'
 import { type StatementRunner, Statements, submittedStatement } from './statements.ts'
 import { textOf, type TrinoTransport } from './transport.ts'
@@ -249,9 +249,6 @@ export class TrinoHandler extends Statements implements Closable {
     return `over ${location}`
   }
 }
-
-/** Nothing to cancel is as good as cancelled. */
-const CANCEL_ANSWERS = [200, 202, 204, 404, 410]
 
 interface Way {
   readonly config: TrinoConfig

@@ -21,6 +21,7 @@ describe('options of TrinoHandler', () => {
     expect(refused({ url: good.url })).toContain('user')
     expect(refused({ ...good, url: 'ftp://trino' })).toContain('url')
     expect(refused({ ...good, url: 'https://trino/ui' })).toContain('without a path')
+    expect(refused({ ...good, url: 'https://trino/?user=x' })).toContain('without a path')
     expect(refused({ ...good, schema: 's' })).toContain('schema: needs a catalog')
     expect(refused({ ...good, password: 'one-secret', token: 'another' })).toContain('not both')
     expect(refused({ ...good, user: 'a\nX-Trino-Role: admin' })).toContain('user')
@@ -31,6 +32,7 @@ describe('options of TrinoHandler', () => {
     expect(refused({ ...good, url: 'http://trino.example.com', password: 'one-secret' })).toContain('use https')
     expect(() => new TrinoHandler({ ...good, url: 'http://127.0.0.1:8080', password: 'one-secret' })).not.toThrow()
     expect(refused({ ...good, url: 'https://joe:hidden-word@trino.example.com' })).not.toContain('hidden-word')
+    expect(refused({ ...good, url: 'https://:hidden-word@trino.example.com' })).toContain('not in the URL')
   })
 
   it('are left untouched, and the password cannot be printed', () => {

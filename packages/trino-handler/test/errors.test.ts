@@ -33,7 +33,8 @@ describe('errors of a statement', () => {
     ['EXCEEDED_LOCAL_MEMORY_LIMIT', 'INSUFFICIENT_RESOURCES', 'capacity', 'never'],
     ['EXCEEDED_TIME_LIMIT', 'INSUFFICIENT_RESOURCES', 'capacity', 'never'],
     ['QUERY_QUEUE_FULL', 'INSUFFICIENT_RESOURCES', 'capacity', 'safe'],
-    ['CLUSTER_OUT_OF_MEMORY', 'INSUFFICIENT_RESOURCES', 'capacity', 'safe'],
+    ['CLUSTER_OUT_OF_MEMORY', 'INSUFFICIENT_RESOURCES', 'capacity', 'if-idempotent'],
+    ['ADMINISTRATIVELY_PREEMPTED', 'INSUFFICIENT_RESOURCES', 'capacity', 'if-idempotent'],
     ['ICEBERG_COMMIT_ERROR', 'EXTERNAL', 'conflict', 'safe'],
     ['SERVER_STARTING_UP', 'INTERNAL_ERROR', 'connection', 'safe'],
     ['NO_NODES_AVAILABLE', 'INTERNAL_ERROR', 'connection', 'safe'],
@@ -86,6 +87,7 @@ describe('errors of the connection', () => {
     ['SELF_SIGNED_CERT_IN_CHAIN', 'TRINO_TLS', 'never'],
     ['ERR_TLS_CERT_ALTNAME_INVALID', 'TRINO_TLS', 'never'],
     ['CERT_HAS_EXPIRED', 'TRINO_TLS', 'never'],
+    ['ERR_OSSL_PEM_BAD_BASE64_DECODE', 'TRINO_TLS', 'never'],
   ])('%s is %s, retry %s', (driverCode, code, retry) => {
     expect(fromTransport(Object.assign(new Error('x'), { code: driverCode }), 'http://t')).toMatchObject({
       code,

@@ -1,7 +1,7 @@
 import { inspect } from 'node:util'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
-import { TrinoHandler, type TrinoOptions } from '../src/index.ts'
+import { TrinoHandler, type TrinoLogin, type TrinoOptions } from '../src/index.ts'
 import { type Answer, cut, cutMidway, delayed, FaultServer, page, silence, status } from './fault-server.ts'
 
 const handler = (server: { readonly url: string }, more: Partial<TrinoOptions> = {}): TrinoHandler =>
@@ -127,6 +127,46 @@ describe('TrinoHandler against a scripted HTTP server', () => {
     expect(server.log).toEqual(['POST /v1/statement', 'GET /a', 'DELETE /a'])
   })
 
+  it('tells the server again that it has left, when a proxy did not hand it on', async () => {
+    await using server = await FaultServer.playing(page('/a'))
+    server.answering({ '/a': [silence, status(503), cut, status(204)] })
+    await using trino = handler(server)
+    await expect(trino.query('SELECT n FROM t', [], { timeoutMs: 50 })).rejects.toMatchObject({ code: 'TRINO_TIMEOUT' })
+    expect(server.log).toEqual(['POST /v1/statement', 'GET /a', ...Array(3).fill('DELETE /a')])
+  })
+
+  it('says that a statement may have been applied when its login could not be had any more', async () => {
+    let left = 2
+    const credentials = async (): Promise<TrinoLogin> => {
+      if (left-- <= 0) throw new Error('no answer')
+      return { token: 'a-short-token', expiresAt: 0 }
+    }
+    await using server = await FaultServer.playing(page('/a'), page('/b'))
+    await using trino = handler(server, { credentials })
+    await expect(trino.execute('INSERT INTO t VALUES 1')).rejects.toMatchObject({
+      code: 'TRINO_CREDENTIALS_UNAVAILABLE',
+      outcome: 'auth',
+      retry: 'if-idempotent',
+      context: { queryId: 'q1' },
+    })
+  })
+
+  it('has no heart any more when an abort has ended a stream that nobody reads on', async () => {
+    let asked = 0
+    const credentials = async (): Promise<TrinoLogin> => ({ token: `token-number-${++asked}`, expiresAt: 0 })
+    await using server = await FaultServer.playing(page('/a', [['1']]), page('/b', [['2']]))
+    await using trino = handler(server, { credentials, heartbeatMs: 10 })
+    const abort = new AbortController()
+    const stream = trino.stream('SELECT n FROM t', [], { signal: abort.signal })
+    await stream.next()
+    abort.abort()
+    while (!server.log.includes('DELETE /a')) await sleep(5)
+    await sleep(20)
+    const before = asked
+    await sleep(100)
+    expect(asked).toBe(before)
+  })
+
   it('takes a long silence for a lost connection and asks again', async () => {
     await using server = await FaultServer.playing(page('/a'), silence, page(undefined, [['1']]))
     await using trino = handler(server, { requestTimeoutMs: 100 })
@@ -216,6 +256,7 @@ describe('TrinoHandler against a scripted HTTP server', () => {
       'x-trino-time-zone': 'Europe/Berlin',
       'x-trino-client-capabilities': 'PATH,PARAMETRIC_DATETIME,SESSION_AUTHORIZATION',
       'x-trino-source': 'common-handlers',
+      'accept-encoding': 'identity',
     })
   })
 
@@ -271,14 +312,15 @@ describe('TrinoHandler against a scripted HTTP server', () => {
     const rows = (...texts: string[]): string => `[${texts.map((text) => `[${text}]`).join(',')}]`
     const spooled = (
       next: string | undefined,
-      segments: readonly { path: string; text: string; offset: number; count: number; size?: number }[],
+      segments: readonly { path: string; text: string; offset: number; count: number; size?: number; headers?: object }[],
     ): Answer => {
       return (response, request) => {
         const at = `http://${request.headers.host}`
-        const wire = segments.map(({ path, text, offset, count, size }) => ({
+        const wire = segments.map(({ path, text, offset, count, size, headers }) => ({
           type: 'spooled',
           uri: `${at}${path}?X-Amz-Signature=a-signature`,
           ackUri: `${at}/ack${path}`,
+          headers,
           metadata: { rowOffset: offset, rowsCount: count, segmentSize: size ?? Buffer.byteLength(text) },
         }))
         page(next, undefined, {
@@ -311,14 +353,41 @@ describe('TrinoHandler against a scripted HTTP server', () => {
       ['rows that were left out', { ...first, offset: 5 }, 'TRINO_SEGMENT_CORRUPT'],
       ['no JSON', { ...first, text: '[[1],[' }, 'TRINO_SEGMENT_CORRUPT'],
       ['nothing there', { ...first, path: '/gone' }, 'TRINO_SEGMENT_GONE'],
+      ['nobody there for long', { ...first, path: '/busy' }, 'TRINO_UNAVAILABLE'],
+      ['nothing at the coordinator', { ...first, path: '/v1/spooled/gone' }, 'TRINO_SEGMENT_GONE'],
     ])('are checked: %s', async (_, segment, code) => {
       await using server = await FaultServer.playing(spooled(undefined, [segment]))
       const gone = status(404, '<Error><Code>NoSuchKey</Code><StringToSign>a-signature</StringToSign></Error>')
-      server.answering({ '/s1': [status(200, segment.text)], '/gone': [gone], '/ack/s1': [status(200)] })
+      server.answering({
+        '/s1': [status(200, segment.text)],
+        '/gone': [gone],
+        '/v1/spooled/gone': [status(404)],
+        '/busy': Array(4).fill(status(503)),
+        '/ack/s1': [status(200)],
+      })
       await using trino = handler(server)
       const error: unknown = await trino.query('SELECT n FROM t').catch((thrown: unknown) => thrown)
       expect(error).toMatchObject({ code, retry: 'if-idempotent' })
       expect(inspect(error, { depth: 9 })).not.toContain('a-signature')
+    })
+
+    it('are fetched from a worker that the coordinator names, with their key and without the login', async () => {
+      const key = { 'x-segment-key': ['a-segment-key'] }
+      await using worker = await FaultServer.playing(status(200, two))
+      const location = `${worker.url}/v1/spooled/download/s2`
+      const segment = { ...second, path: '/v1/spooled/download/s2', offset: 0, headers: key }
+      await using server = await FaultServer.playing(spooled(undefined, [segment]))
+      server.answering({ [segment.path]: [status(303, '', { location })], [`/ack${segment.path}`]: [status(200)] })
+      await using trino = handler(server, { password: 'a-long-password' })
+      expect((await trino.query('SELECT n FROM t')).rows).toEqual([{ n: 3n }])
+      const [atCoordinator, atAck] = server.requests.filter(({ path }) => path.includes('/v1/spooled'))
+      const [atWorker, ...more] = worker.requests
+      expect(more).toEqual([])
+      for (const request of [atCoordinator, atAck, atWorker]) expect(request?.headers['x-segment-key']).toBe('a-segment-key')
+      expect(atAck?.path).toMatch(/^\/ack/)
+      expect(atAck?.headers.authorization).toMatch(/^Basic /)
+      const told = Object.keys(atWorker?.headers ?? {})
+      expect(told.filter((name) => name === 'authorization' || name.startsWith('x-trino'))).toEqual([])
     })
 
     it('are told nothing of who asks', async () => {

@@ -41,7 +41,8 @@ describe('literal', () => {
   })
 
   it('takes no SQL for a type', () => {
-    for (const type of ['bigint); DROP TABLE x', "varchar'", 'varchar -- ', '', 'row("a)', 'a/**/']) {
+    const after = ['bigint), (SELECT 1', 'bigint, more bigint', 'decimal(1', 'bigint) AS SELECT (1', 'row("(" bigint']
+    for (const type of [...after, 'bigint); DROP TABLE x', "varchar'", 'varchar -- ', '', 'row("a)', 'a/**/']) {
       expect(() => typed(type, '1')).toThrow(expect.objectContaining({ code: 'TRINO_VALUE_NOT_EXPRESSIBLE' }))
     }
   })
@@ -58,6 +59,12 @@ describe('sql', () => {
   it('is sent as it is without values, and through EXECUTE IMMEDIATE with them', () => {
     expect(render('SELECT 1')).toEqual({ text: 'SELECT 1', shift: 0 })
     expect(render(sql`SELECT 'a', ${1}`).text).toBe("EXECUTE IMMEDIATE 'SELECT ''a'', ?' USING 1")
+  })
+
+  it('refuses text that UTF-8 cannot carry', () => {
+    for (const values of [[], [1]]) {
+      expect(() => render("SELECT '\ud834'", values)).toThrow(expect.objectContaining({ code: 'TRINO_VALUE_NOT_EXPRESSIBLE' }))
+    }
   })
 
   it('refuses names that are none', () => {

@@ -37,6 +37,13 @@ describe('RowParser', () => {
     }
   })
 
+  it.each([false, true])('gives rows that are much longer than a piece, and those after them (nested: %s)', (nested) => {
+    const long = nested ? Array.from({ length: 20_000 }, (_, n) => `],[${n}`) : '],['.repeat(100_000)
+    const all = [[1, 'a'], [2, long], [3, 'b'], [4, long], ...rows]
+    const parser = new RowParser({ exact: false, nested })
+    expect([...parser.all(Buffer.from(JSON.stringify(all).slice(1, -1)))].flat()).toEqual(all)
+  })
+
   it('gives rows of large results some at a time, exact', () => {
     const many = Array.from({ length: 20_000 }, (_, index) => `[9007199254740993,"${index}"]`)
     const pieces = [...new RowParser({ exact: true, nested: false }).all(Buffer.from(many.join(',')))]

@@ -22,7 +22,11 @@ describeWith(['trino'], 'a Trino that asks who it is, and forgets readers soon',
   let server: TrinoServer
   let security: TrinoSecurity
   beforeAll(async () => {
-    server = await startTrino({ s3, secure: true, settings: { 'query.client.timeout': `${ABANDONED_MS}ms` } })
+    // Segments are asked for at the coordinator, which sends on to the store.
+    const spooling = { 'protocol.spooling.retrieval-mode': 'COORDINATOR_STORAGE_REDIRECT' }
+    const accessRules = { impersonation: [{ original_user: 'alice', new_user: 'carol' }] }
+    const settings = { 'query.client.timeout': `${ABANDONED_MS}ms`, ...spooling }
+    server = await startTrino({ s3, secure: true, settings, accessRules })
     if (server.security === undefined) throw new Error('the server has no HTTPS')
     security = server.security
     await security.setPasswords({ alice: 'a-first-password' })
@@ -137,6 +141,12 @@ describeWith(['trino'], 'a Trino that asks who it is, and forgets readers soon',
     }
     const trino = new TrinoHandler({ url: security.url, user: 'nobody', tls: { caCert: security.caCert }, credentials })
     expect((await trino.query('SELECT current_user AS u')).rows).toEqual([{ u: 'alice' }])
+    // In the place of who has logged in, which is not the user of the options.
+    const session = trino.session()
+    await session.execute("SET SESSION AUTHORIZATION 'carol'")
+    expect((await session.query('SELECT current_user AS u')).rows).toEqual([{ u: 'carol' }])
+    await session.execute('RESET SESSION AUTHORIZATION')
+    expect((await session.query('SELECT current_user AS u')).rows).toEqual([{ u: 'alice' }])
     await trino.close()
     expect(refused).toEqual([stale])
     expect(held).toBe(0)

@@ -41,6 +41,30 @@ describeWith(['trino'], 'sessions', ({ trino: { url, user, catalog } }) => {
     await expect(session.query('EXECUTE mine USING 6')).rejects.toMatchObject({ code: 'TRINO_NOT_FOUND', outcome: 'not-found' })
   })
 
+  it('take names as they are, with signs that mean something in a header', async () => {
+    const session = trino.session()
+    const odd = ident(`memory_${crypto.randomUUID().slice(0, 8)}`)
+    await trino.execute(sql`CREATE CATALOG ${odd} USING memory`)
+    try {
+      for (const schema of ['a+b', 'a,b', '50%', 'c=d e']) {
+        await trino.execute(sql`CREATE SCHEMA ${odd}.${ident(schema)}`)
+        await session.execute(sql`USE ${odd}.${ident(schema)}`)
+        expect(session.schema).toBe(schema)
+        expect((await session.query('SELECT current_schema AS s')).rows).toEqual([{ s: schema }])
+      }
+      await session.execute(sql`SET PATH ${odd}.${ident('a+b')}, system.builtin`)
+      expect((await session.query('SELECT current_path AS p')).rows).toEqual([{ p: session.path }])
+      expect(session.path).toBe(`${odd.text}."a+b", system.builtin`)
+      await session.execute('PREPARE "an odd, n+me" FROM SELECT 1 AS n')
+      expect(Object.keys(session.preparedStatements)).toEqual(['an odd, n+me'])
+      expect((await session.query('EXECUTE "an odd, n+me"')).rows).toEqual([{ n: 1 }])
+      await session.execute('DEALLOCATE PREPARE "an odd, n+me"')
+      expect(session.preparedStatements).toEqual({})
+    } finally {
+      await trino.execute(sql`DROP CATALOG ${odd}`)
+    }
+  })
+
   it('take roles, path and tags from the options', async () => {
     await using other = new TrinoHandler({ url, user, roles: { system: 'NONE' }, path: 'tpch.tiny', clientTags: ['a', 'b'] })
     expect((await other.query('SELECT current_path AS p, current_user AS u')).rows).toEqual([{ p: 'tpch.tiny', u: user }])

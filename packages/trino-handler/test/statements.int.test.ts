@@ -211,8 +211,10 @@ describeWith(['trino'], 'statements', ({ trino: { url, user, catalog, stagingCat
       code: expect.stringMatching(/^TRINO_(USER_CANCELED|ADMINISTRATIVELY_KILLED)$/),
       retry: 'never',
     })
-    const { queryId } = await trino.query('SELECT 1')
-    expect(await trino.cancel(queryId)).toBe('finished')
+    const ended = await trino.submit('SELECT 1')
+    await ended.follow()
+    expect(await trino.cancel(ended.queryId)).toBe('finished')
+    expect(await trino.cancel(ended.handle)).toBe('finished')
     expect(await trino.cancel('20200101_000000_00000_abcde')).toBe('unknown')
   })
 
