@@ -45,7 +45,7 @@ export function retryDelay(
  */
 export async function retry<T>(work: (attempt: number) => Promise<T>, options: RetryOptions = {}): Promise<T> {
   const policy = { ...defaultRetryPolicy, ...options.policy }
-  const end = Date.now() + policy.budgetMs
+  const end = performance.now() + policy.budgetMs
   for (let attempt = 1; ; attempt++) {
     options.signal?.throwIfAborted()
     try {
@@ -54,7 +54,7 @@ export async function retry<T>(work: (attempt: number) => Promise<T>, options: R
       if (!HandlerError.is(error) || attempt >= policy.attempts) throw error
       if (error.retry === 'never' || (error.retry === 'if-idempotent' && options.idempotent !== true)) throw error
       const delayMs = retryDelay(attempt, policy, error.retryAfterMs, options.random)
-      if (Date.now() + delayMs > end) throw error
+      if (performance.now() + delayMs > end) throw error
       options.onRetry?.(error, { attempt: attempt + 1, delayMs })
       await sleep(delayMs, options.signal)
     }

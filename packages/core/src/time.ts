@@ -13,9 +13,9 @@ const MAX_TIMER_MS = 2 ** 31 - 1
 
 /** Waits; rejects with the signal's reason at once when it is aborted. Any length, also past the 24.8 days of one timer. */
 export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
-  const end = Date.now() + ms
+  const end = performance.now() + ms
   signal?.throwIfAborted()
-  for (let left = ms; left > 0; left = end - Date.now()) {
+  for (let left = ms; left > 0; left = end - performance.now()) {
     await new Promise<void>((resolve, reject) => {
       const abort = (): void => {
         clearTimeout(timer)
@@ -57,7 +57,7 @@ export async function withDeadline<T>(
     return work({ signal, remainingMs: () => Infinity })
   }
   const timeout = new AbortController()
-  const end = Date.now() + limit
+  const end = performance.now() + limit
   // Made when it is needed: a stack for each call that ends in time costs more than the rest of this.
   const expire = (): void =>
     timeout.abort(
@@ -70,7 +70,7 @@ export async function withDeadline<T>(
   const timer = setTimeout(expire, Math.min(limit, MAX_TIMER_MS))
   const signal = options?.signal === undefined ? timeout.signal : AbortSignal.any([options.signal, timeout.signal])
   try {
-    return await work({ signal, remainingMs: () => Math.max(0, end - Date.now()) })
+    return await work({ signal, remainingMs: () => Math.max(0, end - performance.now()) })
   } catch (thrown) {
     options?.signal?.throwIfAborted()
     timeout.signal.throwIfAborted()

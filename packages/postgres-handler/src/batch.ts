@@ -1,6 +1,6 @@
 import type { Wire, WireField } from './driver.ts'
 import { Exchange, readCommandTag, type RowMessage, together, unexpectedCopy } from './exchange.ts'
-import { type RawResult, type ResultField, type RowFormat, type RowReader, rowReader } from './rows.ts'
+import { type RawResult, type RowFormat, type RowReader, rowReader } from './rows.ts'
 
 /** A statement with its values as they are sent. */
 export interface BoundStatement {
@@ -64,7 +64,7 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   }
 
   override handleCommandComplete({ text }: { readonly text: string }): void {
-    this.#results.push({ fields: this.#fields.map(toField), rows: this.#rows, ...readCommandTag(text) })
+    this.#results.push({ fields: this.#fields, rows: this.#rows, ...readCommandTag(text) })
     this.#fields = []
     this.#rows = []
     this.#read = undefined
@@ -92,15 +92,5 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
     } catch (error) {
       this.#unreadable = error
     }
-  }
-}
-
-export function toField(field: WireField): ResultField {
-  return {
-    name: field.name,
-    typeOid: field.dataTypeID,
-    typeModifier: field.dataTypeModifier,
-    tableOid: field.tableID,
-    attributeNumber: field.columnID,
   }
 }

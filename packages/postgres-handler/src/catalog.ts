@@ -206,8 +206,8 @@ export async function describeQuery(
   }
   const asked = [
     fields.map((field) => field.name),
-    fields.map((field) => field.typeOid),
-    fields.map((field) => field.typeModifier),
+    fields.map((field) => field.dataTypeID),
+    fields.map((field) => field.dataTypeModifier),
   ]
   const columns = (await rowsOf<ColumnRow>(connection, RESULT_COLUMNS, asked, signal)).map(toColumn)
   const estimatedRows = /^\s*(?:select|with|values|table)\b/i.test(query)

@@ -1,13 +1,13 @@
 import { ConfigError, ConflictError, DataError } from '@common-handlers/core'
-import { unlessAborted } from './abort.ts'
-import { type BoundStatement, StatementBatch, toField } from './batch.ts'
+import { onAbort } from './abort.ts'
+import { type BoundStatement, StatementBatch } from './batch.ts'
 import { type CopyBlock, CopyReader, type CopyReaderOptions } from './copy-reader.ts'
 import { DescribeStatement } from './describe-statement.ts'
-import { type DriverClient, requestCancel } from './driver.ts'
+import { type DriverClient, requestCancel, type WireField } from './driver.ts'
 import { type Circumstances, connectionBusy, scopeEnded, toHandlerError, transactionEnded } from './errors.ts'
 import type { Exchange } from './exchange.ts'
 import type { Loan } from './pool.ts'
-import type { RawResult, ResultField, RowFormat } from './rows.ts'
+import type { RawResult, RowFormat } from './rows.ts'
 import { Scope } from './scope.ts'
 import { Script } from './script.ts'
 import { asSetLocal, type ServerTimeouts, type TransactionSettings } from './settings.ts'
@@ -45,10 +45,12 @@ interface Attended {
  */
 export class Connection {
   readonly #client: DriverClient
-  readonly #giveBack: () => void
+  readonly #loan: Loan
   readonly #settings: TransactionSettings | undefined
-  /** The end of the last statement that was asked for. */
-  #last: Promise<void> | undefined
+  /** A statement runs. */
+  #taken = false
+  /** Whose turn it is next. */
+  readonly #queue: (() => void)[] = []
   /** Why other statements are refused instead of waiting: what runs waits for the caller. */
   #busy: string | undefined
   #inTransaction = false
@@ -59,7 +61,7 @@ export class Connection {
   /** `settings` are given in each transaction where the server's session is not ours. */
   constructor(loan: Loan, settings?: TransactionSettings) {
     this.#client = loan.client
-    this.#giveBack = () => loan.release()
+    this.#loan = loan
     this.#settings = settings
   }
 
@@ -140,23 +142,27 @@ export class Connection {
   }
 
   /** The columns a statement would return, without running it; none for one that returns nothing. */
-  async describe(text: string, signal: AbortSignal | undefined): Promise<readonly ResultField[]> {
-    return (await this.exchange(new DescribeStatement(text), signal)).map(toField)
+  async describe(text: string, signal: AbortSignal | undefined): Promise<readonly WireField[]> {
+    return await this.exchange(new DescribeStatement(text), signal)
   }
 
   /** Speaks to the server when it is this exchange's turn, and ends when the server is idle again. */
   async exchange<T>(exchange: Exchange<T>, signal: AbortSignal | undefined, ending?: Ending): Promise<T> {
+    signal?.throwIfAborted()
     const client = this.#client
-    const done = await this.#turn(signal, ending)
+    const turn = this.#turn(signal, ending)
+    if (turn !== undefined) await turn
     let cancelled: Promise<void> | undefined
-    const abort = (): void => {
-      exchange.interrupt(signal?.reason)
-      cancelled = this.#cancel()
-    }
+    let forget: (() => void) | undefined
     try {
       signal?.throwIfAborted()
       if (ending === undefined) this.#assertTransaction()
-      signal?.addEventListener('abort', abort, { once: true })
+      forget =
+        signal &&
+        onAbort(signal, () => {
+          exchange.interrupt(signal.reason)
+          cancelled = this.#cancel()
+        })
       this.#busy = exchange.holds
       client.submit(exchange)
       const result = await exchange.done
@@ -170,10 +176,9 @@ export class Connection {
     } finally {
       // The error comes before ReadyForQuery; only then is the server idle.
       if (!client.ready) await client.idle()
-      signal?.removeEventListener('abort', abort)
+      forget?.()
       if (cancelled !== undefined) await cancelled
-      this.#busy = undefined
-      done()
+      this.#done()
     }
   }
 
@@ -215,12 +220,12 @@ export class Connection {
     signal: AbortSignal | undefined,
     options: CopyReaderOptions | undefined,
   ): AsyncGenerator<CopyBlock, void, undefined> {
-    const done = await this.#turn(signal)
+    signal?.throwIfAborted()
+    await this.#turn(signal)
     const reader = new CopyReader(text, options)
     let free = (): void => {
       free = () => undefined
-      this.#busy = undefined
-      done()
+      this.#done()
     }
     let cancelled: Promise<void> | undefined
     // The connection is free as soon as the server is, also where the loop stands still.
@@ -228,11 +233,11 @@ export class Connection {
       reader.discard(reason)
       return (cancelled ??= this.#cancel().finally(() => free()))
     }
-    const abort = (): void => void stop(signal?.reason)
+    let forget: (() => void) | undefined
     try {
       signal?.throwIfAborted()
-      signal?.addEventListener('abort', abort, { once: true })
       this.#assertTransaction()
+      forget = signal && onAbort(signal, () => void stop(signal.reason))
       this.#busy = 'a COPY is read'
       this.#client.submit(reader)
       for (let block = await reader.next(); block !== undefined; block = await reader.next()) yield block
@@ -241,7 +246,7 @@ export class Connection {
       signal?.throwIfAborted()
       throw toHandlerError(error, this.#circumstances({ statement: text }))
     } finally {
-      signal?.removeEventListener('abort', abort)
+      forget?.()
       if (!reader.finished) await stop(new DataError('the COPY was left before its end', { code: 'POSTGRES_COPY_LEFT' }))
       if (cancelled === undefined) await this.#client.idle()
       else await cancelled
@@ -318,7 +323,7 @@ export class Connection {
   release(): void {
     if (this.#released) return
     this.#released = true
-    this.#giveBack()
+    this.#loan.release()
   }
 
   #circumstances({ statement, place, file }: Attended, ending?: Ending): Circumstances {
@@ -338,25 +343,36 @@ export class Connection {
     if (this.#inTransaction && this.#hasLeftTransaction()) throw transactionEnded()
   }
 
-  /** Waits until the connection is free; call what it returns when it is again. */
-  async #turn(signal: AbortSignal | undefined, ending?: Ending): Promise<() => void> {
+  /** Waits until the connection is free. Call `#done` when it is again. */
+  #turn(signal: AbortSignal | undefined, ending?: Ending): Promise<void> | undefined {
     if (this.#released) throw scopeEnded()
     if (this.#busy !== undefined && ending === undefined) throw connectionBusy(this.#busy)
-    const before = this.#last
-    const { promise, resolve } = Promise.withResolvers<void>()
-    this.#last = promise
-    const done = (): void => {
-      if (this.#last === promise) this.#last = undefined
-      resolve()
+    if (!this.#taken) {
+      this.#taken = true
+      return undefined
     }
-    if (before === undefined) return done
-    try {
-      await (signal === undefined ? before : unlessAborted(before, signal))
-      return done
-    } catch (error) {
-      void before.then(done)
-      throw error
-    }
+    return new Promise((resolve, reject) => {
+      const next = (): void => {
+        forget?.()
+        resolve()
+      }
+      const forget =
+        signal &&
+        onAbort(signal, () => {
+          const place = this.#queue.indexOf(next)
+          if (place < 0) return
+          this.#queue.splice(place, 1)
+          reject(signal.reason as Error)
+        })
+      this.#queue.push(next)
+    })
+  }
+
+  #done(): void {
+    this.#busy = undefined
+    const next = this.#queue.shift()
+    if (next === undefined) this.#taken = false
+    else next()
   }
 
   /** Cancels on the server until it is idle; past the limit the connection is cut. */

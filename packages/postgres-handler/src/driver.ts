@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
+import { onAbort } from './abort.ts'
 import type { PostgresConfig } from './config.ts'
 import type { RowMessage } from './exchange.ts'
 import { asStartupOptions } from './settings.ts'
@@ -220,8 +221,7 @@ export async function connectClient(
     },
     { host, port, ssl, user, target: `${user}@${host}:${port}/${database}`, pooled: config.poolerMode === 'transaction' },
   )
-  const abort = (): void => client.destroy()
-  signal.addEventListener('abort', abort, { once: true })
+  const forget = onAbort(signal, () => client.destroy())
   try {
     signal.throwIfAborted()
     await client.connect()
@@ -231,7 +231,7 @@ export async function connectClient(
     signal.throwIfAborted()
     throw error
   } finally {
-    signal.removeEventListener('abort', abort)
+    forget()
   }
 }
 

@@ -1,4 +1,5 @@
 import { ConnectionError, DataError, HandlerError, retryDelay, sleep } from '@common-handlers/core'
+import { onAbort } from './abort.ts'
 import type { Connection } from './connection.ts'
 import type { StreamOnConnection } from './session.ts'
 import { quoteIdent } from './sql.ts'
@@ -61,7 +62,6 @@ async function* listenOn(
   let dropped = false
   let ended = false
   let wake: (() => void) | undefined
-  const onAbort = (): void => wake?.()
   const offs = [
     connection.onNotification(({ channel, payload = '', processId }) => {
       if (waiting.length < maxWaiting) waiting.push({ kind: 'notification', channel, payload, processId })
@@ -72,8 +72,8 @@ async function* listenOn(
       ended = true
       wake?.()
     }),
+    onAbort(signal, () => wake?.()),
   ]
-  signal.addEventListener('abort', onAbort, { once: true })
   const heartbeat = setInterval(() => {
     connection.query('SELECT 1', [], AbortSignal.timeout(HEARTBEAT_LIMIT_MS)).catch(() => connection.destroy())
   }, heartbeatMs)
@@ -100,7 +100,6 @@ async function* listenOn(
     }
   } finally {
     clearInterval(heartbeat)
-    signal.removeEventListener('abort', onAbort)
     for (const off of offs) off()
     if (!ended) await connection.conclude('UNLISTEN *').catch(() => connection.destroy())
   }

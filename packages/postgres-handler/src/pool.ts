@@ -1,5 +1,5 @@
 import { CapacityError, ConnectionError, HandlerError } from '@common-handlers/core'
-import { unlessAborted } from './abort.ts'
+import { onAbort, unlessAborted } from './abort.ts'
 import type { CredentialProvider, HeldCredentials } from './credentials.ts'
 import type { DriverClient } from './driver.ts'
 
@@ -130,7 +130,7 @@ export class Pool {
    * Lends a connection.
    * @throws CapacityError `POSTGRES_POOL_EXHAUSTED`, `POSTGRES_POOL_QUEUE_FULL`; what connecting throws
    */
-  async acquire(signal: AbortSignal): Promise<Loan> {
+  acquire(signal: AbortSignal): Loan | Promise<Loan> {
     signal.throwIfAborted()
     if (this.#ending !== undefined) throw closed()
     for (let member = this.#idle.pop(); member !== undefined; member = this.#idle.pop()) {
@@ -141,7 +141,7 @@ export class Pool {
     if (maxWaiting !== undefined && this.#full && this.#waiting.size - this.#opening >= maxWaiting) {
       throw this.#exhausted('POSTGRES_POOL_QUEUE_FULL', `${maxWaiting} calls wait for a connection already`)
     }
-    return this.#lend(await this.#wait(signal))
+    return this.#wait(signal).then((member) => this.#lend(member))
   }
 
   status(): PoolStatus {
@@ -190,7 +190,7 @@ export class Pool {
     const settle = (outcome: Member | Error): void => {
       this.#waiting.delete(waiter)
       clearTimeout(timer)
-      signal.removeEventListener('abort', abort)
+      forget()
       const waited = performance.now() - since
       this.#counts.waits++
       this.#counts.waitMs += waited
@@ -198,7 +198,7 @@ export class Pool {
       if (outcome instanceof Error) reject(outcome)
       else resolve(outcome)
     }
-    const abort = (): void => settle(signal.reason as Error)
+    const forget = onAbort(signal, () => settle(signal.reason as Error))
     const waiter: Waiter = { settle }
     const exhausted = (): void =>
       settle(this.#exhausted('POSTGRES_POOL_EXHAUSTED', `no connection became free in ${waitTimeoutMs} ms`))
@@ -209,7 +209,6 @@ export class Pool {
         else timer = setTimeout(exhausted, this.#limits.connectTimeoutMs)
       }, waitTimeoutMs)
     }
-    signal.addEventListener('abort', abort, { once: true })
     this.#waiting.add(waiter)
     this.#grow()
     return promise

@@ -11,6 +11,7 @@ import {
   silentLogger,
   withDeadline,
 } from '@common-handlers/core'
+import { onAbort } from './abort.ts'
 import { type AdvisoryKey, type AdvisoryLock, type AdvisoryLockOptions, withLock } from './advisory-lock.ts'
 import { checkReadable, type QueryDescription, type TableDescription } from './catalog.ts'
 import { configFromEnvironment, parseConfig, type PostgresConfig, type PostgresConfigInput, tlsOptions } from './config.ts'
@@ -267,15 +268,14 @@ export class PostgresHandler implements Queries, AsyncDisposable {
       }
     })
     return await withDeadline(options, { prefix: PREFIX, action: 'the snapshot' }, async ({ signal }) => {
-      const abort = (): void => opening.abort(signal.reason)
-      signal.addEventListener('abort', abort, { once: true })
+      const forget = onAbort(signal, () => opening.abort(signal.reason))
       try {
         const { value } = await held.next()
         if (value === undefined) throw new Error('a stream that yields once has yielded nothing')
         const close = async (): Promise<void> => void (await held.return())
         return { ...value, close, [Symbol.asyncDispose]: close }
       } finally {
-        signal.removeEventListener('abort', abort)
+        forget()
       }
     })
   }
@@ -333,7 +333,7 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     const begin = (outer: AbortSignal | undefined): Promise<T> =>
       this.#lifecycle.run(outer, (signal) =>
         this.#again(signal, options?.idempotent === true, async (begun) => {
-          const connection = await this.#acquire(signal)
+          const connection = new Connection(await this.#pool.acquire(signal), this.#settings)
           begun()
           try {
             return await work(connection, signal)
@@ -349,18 +349,33 @@ export class PostgresHandler implements Queries, AsyncDisposable {
 
   /** Tries again what failed before `begun()`, and after it too what is idempotent. */
   async #again<T>(signal: AbortSignal, idempotent: boolean, work: (begun: () => void) => Promise<T>): Promise<T> {
+    const start = performance.now()
+    let sent = false
+    const begun = (): void => {
+      sent = true
+    }
+    const worthwhile = (error: unknown): boolean => mayHelp(error) && (idempotent || !sent)
+    let first: unknown
+    try {
+      return await work(begun)
+    } catch (error) {
+      if (!worthwhile(error)) throw error
+      first = error
+    }
+    const { attempts, budgetMs } = this.#config.retry
     const outcome = await retry<{ readonly value: T } | { readonly error: unknown }>(
-      async () => {
-        let sent = false
+      async (attempt) => {
+        if (attempt === 1) throw first
+        sent = false
         try {
-          return { value: await work(() => (sent = true)) }
+          return { value: await work(begun) }
         } catch (error) {
-          if (mayHelp(error) && (idempotent || !sent)) throw error
+          if (worthwhile(error)) throw error
           return { error }
         }
       },
       {
-        policy: this.#config.retry,
+        policy: { attempts, budgetMs: budgetMs - (performance.now() - start) },
         signal,
         idempotent,
         onRetry: (error, next) => this.#logger.debug({ code: error.code, ...next }, 'trying again'),
@@ -377,7 +392,8 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     const ended = this.#lifecycle.hold()
     const closing = this.#lifecycle.signal
     const signal = options?.signal === undefined ? closing : AbortSignal.any([options.signal, closing])
-    const acquire = (inner: AbortSignal): Promise<Connection> => this.#again(inner, false, () => this.#acquire(inner))
+    const acquire = (inner: AbortSignal): Promise<Connection> =>
+      this.#again(inner, false, async () => new Connection(await this.#pool.acquire(inner), this.#settings))
     try {
       yield* streamWithin({ timeoutMs: options?.timeoutMs, signal }, async function* (inner) {
         const connection = await acquire(inner)
@@ -389,14 +405,13 @@ export class PostgresHandler implements Queries, AsyncDisposable {
           connection.release()
           ended()
         }
-        const abort = (): void => {
+        const forget = onAbort(inner, () => {
           timer = setTimeout(() => void letGo(), UNWIND_MS)
-        }
-        inner.addEventListener('abort', abort, { once: true })
+        })
         try {
           yield* work(connection, inner)
         } finally {
-          inner.removeEventListener('abort', abort)
+          forget()
           clearTimeout(timer)
           connection.release()
         }
@@ -404,10 +419,6 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     } finally {
       ended()
     }
-  }
-
-  async #acquire(signal: AbortSignal): Promise<Connection> {
-    return new Connection(await this.#pool.acquire(signal), this.#settings)
   }
 
   async #login(login: HeldCredentials, signal: AbortSignal): Promise<DriverClient> {

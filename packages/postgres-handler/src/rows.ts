@@ -2,23 +2,13 @@ import { DataError, issuePath, type StandardSchema } from '@common-handlers/core
 import type { WireField } from './driver.ts'
 import { readerOf, type ValueOptions, type ValueReader } from './values.ts'
 
-/** A column of a result, as the server describes it. */
-export interface ResultField {
-  readonly name: string
-  readonly typeOid: number
-  readonly typeModifier: number
-  /** 0 where the column is computed. */
-  readonly tableOid: number
-  readonly attributeNumber: number
-}
-
 /** How rows are wanted: as objects or as arrays, and their values. */
 export interface RowFormat extends ValueOptions {
   readonly as: 'records' | 'arrays'
 }
 
 export interface RawResult<R = readonly unknown[]> {
-  readonly fields: readonly ResultField[]
+  readonly fields: readonly WireField[]
   readonly rows: readonly R[]
   /** Rows returned or changed; 0 for commands that do neither. */
   readonly rowCount: number

@@ -1,4 +1,5 @@
 import { type CallOptions, withDeadline } from '@common-handlers/core'
+import { onAbort } from './abort.ts'
 import type { Connection } from './connection.ts'
 import { connectionBusy, scopeEnded } from './errors.ts'
 
@@ -101,13 +102,13 @@ export class Scope {
     const abort = (): void => {
       timer = setTimeout(() => deaf.reject(signal.reason), UNWIND_MS)
     }
-    signal.addEventListener('abort', abort, { once: true })
+    const forget = onAbort(signal, abort)
     if (signal.aborted) abort()
     try {
       return await Promise.race([working, deaf.promise])
     } finally {
       clearTimeout(timer)
-      signal.removeEventListener('abort', abort)
+      forget()
     }
   }
 }

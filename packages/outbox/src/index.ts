@@ -1,0 +1,23 @@
+export { type WorkerConfig, type WorkerConfigInput, workerConfigSchema } from './config.ts'
+export { type EnqueueInto, type EnqueueOptions, type EventSchemas, type NewEvent, Outbox, type OutboxOptions } from './enqueue.ts'
+export {
+  type DatabaseContext,
+  type DatabaseHandlerDefinition,
+  deadLetter,
+  discard,
+  type Effect,
+  type HandlerContext,
+  type HandlerDefinition,
+  type HandlerResult,
+  type Handlers,
+  type HandlerSettings,
+  type PlainHandlerDefinition,
+  type ReceivedEvent,
+  retryAfter,
+  type Verdict,
+} from './handler.ts'
+export { migrate, type MigrateOptions, type MigrateResult } from './migrate.ts'
+export type { PendingEvent } from './pending.ts'
+export type { ConnectionPool, PoolClient, PoolQuery, PoolResult } from './pool.ts'
+export { OutboxRepository, type OutboxRepositoryOptions, type RepositoryConnection } from './repository.ts'
+export { OutboxWorker, type OutboxWorkerEvents, type OutboxWorkerOptions, type WorkerStatus } from './worker.ts'

@@ -1,0 +1,396 @@
+import { ConflictError } from '@common-handlers/core'
+import { Alarm } from './alarm.ts'
+import type { BoundHandler } from './handler.ts'
+import { Marks } from './marks.ts'
+import { type ClaimMeta, type PendingEvent, readMeta, readPending } from './pending.ts'
+import { borrow, type PoolClient, textRows } from './pool.ts'
+import { type Finished, finishedJson } from './repository.ts'
+import { type Outcome, RunContext, runHandler, withLimit } from './run.ts'
+import type { LoopContext } from './worker.ts'
+
+/** Events claimed together. */
+interface Claim {
+  readonly id: string
+  readonly since: number
+  readonly open: Map<bigint, string | undefined>
+  gone: boolean
+  keptAt: number
+}
+
+interface Item {
+  readonly event: PendingEvent
+  readonly handler: BoundHandler
+  readonly claim: Claim
+}
+
+/** A claim that lasts longer gives back what is done of it, so that its keys are free. */
+const KEEP_MS = 250
+const ERROR_PAUSE_MS = 250
+
+/** Runs leased events: claims ahead, runs side by side, settles and claims again in one statement. */
+export class LeaseLoop {
+  readonly #context: LoopContext
+  readonly #types: readonly string[]
+  readonly #marks = new Marks()
+  readonly #alarm = new Alarm()
+  readonly #soloAlarm = new Alarm()
+  readonly #claims = new Map<string, Claim>()
+  readonly #ready: Item[] = []
+  /** By type: waits for a place among the events of its type. */
+  readonly #limited = new Map<string, Item[]>()
+  /** By key: one of it runs, these come after it. */
+  readonly #keys = new Map<string, Item[]>()
+  readonly #running = new Map<string, number>()
+  readonly #contexts = new Set<RunContext>()
+  readonly #settled: { readonly item: Item; readonly outcome: Outcome }[] = []
+  #active = 0
+  #inside = false
+  #client: PoolClient | undefined
+  #dueMs: number | undefined
+  #stopping = false
+  #reconcileAt: number | undefined
+
+  constructor(context: LoopContext, types: readonly string[]) {
+    this.#context = context
+    this.#types = types
+  }
+
+  get contexts(): Iterable<RunContext> {
+    return this.#contexts
+  }
+
+  wake(): void {
+    this.#marks.forget()
+    this.#alarm.ring()
+  }
+
+  /** Claims no more; what was not begun is given back. Resolves in `run`. */
+  stop(): void {
+    this.#stopping = true
+    for (const item of this.#ready.splice(0)) this.#release(item)
+    for (const waiting of this.#limited.values()) for (const item of waiting.splice(0)) this.#release(item)
+    for (const waiting of this.#keys.values()) for (const item of waiting.splice(0)) this.#release(item)
+    this.#alarm.ring()
+  }
+
+  /** What this worker had begun was taken over. */
+  lose(): void {
+    const reason = new ConflictError('another worker took over: this one was not heard of', { code: 'OUTBOX_LEASE_LOST' })
+    for (const claim of this.#claims.values()) claim.gone = true
+    this.#claims.clear()
+    this.#settled.length = 0
+    for (const item of this.#ready.splice(0)) this.#drop(item)
+    for (const waiting of [...this.#limited.values(), ...this.#keys.values()]) waiting.length = 0
+    for (const context of this.#contexts) context.stop(reason, { verdict: 'release' })
+    this.wake()
+  }
+
+  async run(): Promise<void> {
+    const { gate, options } = this.#context
+    for (;;) {
+      if (this.#stopping && this.#held() === 0) break
+      if (!this.#inside && gate.closing && !this.#stopping) {
+        await gate.enter()
+        this.#inside = true
+      }
+      const room = Math.min(options.batchSize, 2 * options.batchSize - this.#held())
+      const claiming = !this.#stopping && !gate.closing && room >= Math.min(options.batchSize, this.#held() + 1)
+      const full = this.#marks.full
+      // Asked for while there was nothing a moment ago: only when somebody calls, or the time has come.
+      const wanted = claiming && (this.#dueMs === undefined || full)
+      if (!wanted && this.#settled.length === 0) {
+        if (this.#held() === 0) this.#leave()
+        const idle = this.#held() === 0 && this.#active === 0
+        this.#context.setIdle(this, idle)
+        if (!(await this.#alarm.sleep(Math.min(options.pollInterval, this.#dueMs ?? Infinity)))) this.#marks.forget()
+        continue
+      }
+      if (wanted && !this.#inside) {
+        await gate.enter()
+        this.#inside = true
+      }
+      await this.#step(wanted ? room : 0, full, false)
+    }
+    this.#leave()
+    this.#context.setIdle(this, false)
+    this.#client?.release()
+    this.#client = undefined
+  }
+
+  /** Suspects, one at a time; nothing else runs in this process meanwhile. */
+  async runSolo(): Promise<void> {
+    for (;;) {
+      if (this.#stopping) return
+      const found = await this.#step(1, true, true)
+      if (found === 0) return
+      while (this.#held() > 0 && this.#settled.length === 0) await this.#soloAlarm.sleep(1000)
+      while (this.#settled.length > 0) await this.#step(0, false, false)
+    }
+  }
+
+  /** Claimed and not settled. */
+  #held(): number {
+    let held = 0
+    for (const claim of this.#claims.values()) held += claim.open.size
+    return held
+  }
+
+  #leave(): void {
+    if (!this.#inside) return
+    this.#inside = false
+    this.#context.gate.leave()
+  }
+
+  async #step(total: number, full: boolean, solo: boolean): Promise<number> {
+    const { names, presence } = this.#context
+    const settled = this.#settled.splice(0)
+    const done: bigint[] = []
+    const doneClaims: string[] = []
+    const failed: Finished[] = []
+    const closing = new Map<bigint, Claim>()
+    for (const { item, outcome } of settled) {
+      const { event, claim } = item
+      closing.set(event.id, claim)
+      if (outcome.verdict === 'done') {
+        done.push(event.id)
+        doneClaims.push(claim.id)
+      } else failed.push({ id: event.id, claim: claim.id, ...outcome })
+    }
+    const leaving = new Map<Claim, number>()
+    for (const claim of closing.values()) leaving.set(claim, (leaving.get(claim) ?? 0) + 1)
+    const closed: string[] = []
+    const kept: Claim[] = []
+    const now = performance.now()
+    for (const [claim, count] of leaving) {
+      if (claim.open.size === count) closed.push(claim.id)
+      else if (now - claim.keptAt > KEEP_MS) kept.push(claim)
+    }
+    const limits = this.#types.map((type) => this.#limitOf(type))
+    const began = performance.now()
+    let rows: (string | null)[][]
+    try {
+      await presence.ready()
+      const client = await this.#connected()
+      rows = await textRows(
+        client,
+        `SELECT * FROM ${names.schema}.step($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)`,
+        [
+          done,
+          doneClaims,
+          failed.length === 0 ? null : finishedJson(failed),
+          closed,
+          kept.length === 0 ? null : keptJson(kept, closing),
+          presence.id,
+          this.#types,
+          limits,
+          total,
+          full,
+          this.#marks.lowClaim,
+          this.#marks.types,
+          this.#marks.priorities,
+          this.#marks.lows,
+          this.#marks.lane,
+          this.#marks.laneKey,
+          solo,
+        ],
+      )
+      if (this.#reconcileAt !== undefined && now > this.#reconcileAt) await this.#reconcile(client)
+    } catch (error) {
+      // It is not known what of it was done. What is settled twice is settled once; what was claimed is found later.
+      this.#client?.release(true)
+      this.#client = undefined
+      this.#settled.unshift(...settled.filter(({ item }) => !item.claim.gone))
+      this.#reconcileAt ??= now + 5000
+      this.#context.onError(error)
+      await new Promise((resolve) => setTimeout(resolve, ERROR_PAUSE_MS))
+      return 0
+    }
+    for (const claim of kept) claim.keptAt = now
+    for (const [id, claim] of closing) claim.open.delete(id)
+    for (const id of closed) this.#claims.delete(id)
+    const lost = lostOf(rows[0])
+    if (lost.length > 0) {
+      rows.shift()
+      for (const id of lost) this.#forget(id)
+    }
+    for (const { item, outcome } of settled) if (!lost.includes(item.claim.id)) this.#context.onSettled(item.event, outcome)
+    if (total === 0) return 0
+    const meta = readMeta(rows[0])
+    if (!solo) this.#marks.note(meta, full, performance.now() - began)
+    this.#take(meta, rows)
+    const count = rows.length - 1
+    if (!solo) {
+      if (count > 0) this.#context.setIdle(this, false)
+      this.#dueMs = count === 0 && full ? (meta.dueMs ?? Infinity) : undefined
+      if (count === 0 && !full) this.#marks.forget()
+      if (meta.suspects) this.#context.onSuspects()
+    }
+    return count
+  }
+
+  #take(meta: ClaimMeta, rows: readonly (readonly (string | null)[])[]): void {
+    if (meta.claim === null) return
+    const now = performance.now()
+    const claim: Claim = { id: meta.claim, since: now, keptAt: now, open: new Map(), gone: false }
+    this.#claims.set(claim.id, claim)
+    for (const row of rows.slice(1)) {
+      const event = readPending(row)
+      const handler = this.#context.handlers.get(event.type)
+      claim.open.set(event.id, event.key)
+      const item = { event, claim, handler: handler as BoundHandler }
+      if (handler === undefined || this.#stopping) this.#release(item)
+      else this.#ready.push(item)
+    }
+    this.#dispatch()
+  }
+
+  #dispatch(): void {
+    const { maxParallel } = this.#context.options
+    let next = 0
+    for (; next < this.#ready.length && this.#active < maxParallel; next++) {
+      const item = this.#ready[next]
+      if (item !== undefined) this.#offer(item)
+    }
+    this.#ready.splice(0, next)
+  }
+
+  /** Begins it, or lets it wait for its key or its type. */
+  #offer(item: Item): void {
+    const { key, type } = item.event
+    if (key !== undefined) {
+      const after = this.#keys.get(key)
+      if (after !== undefined) {
+        after.push(item)
+        return
+      }
+      this.#keys.set(key, [])
+    }
+    const running = this.#running.get(type) ?? 0
+    if (running >= item.handler.concurrency || !this.#context.rates.take(type)) {
+      const waiting = this.#limited.get(type)
+      if (waiting === undefined) this.#limited.set(type, [item])
+      else waiting.push(item)
+      if (running < item.handler.concurrency) this.#context.rates.later(type, () => this.#admit(type))
+      return
+    }
+    this.#running.set(type, running + 1)
+    this.#active += 1
+    void this.#execute(item)
+  }
+
+  async #execute(item: Item): Promise<void> {
+    const context = new RunContext(item.event, item.handler, this.#context.database)
+    this.#contexts.add(context)
+    const outcome = await runHandler(item.event, context)
+    this.#contexts.delete(context)
+    const forgotten = context.end()
+    if (forgotten.length > 0) await this.#context.takeBack(item.handler.type, forgotten)
+    this.#active -= 1
+    this.#running.set(item.event.type, (this.#running.get(item.event.type) ?? 1) - 1)
+    this.#end(item, withLimit(outcome, item.event, item.handler, this.#context.options.backoff))
+    this.#admit(item.event.type)
+    this.#dispatch()
+  }
+
+  /** Those of a type that waited for a place. */
+  #admit(type: string): void {
+    const waiting = this.#limited.get(type)
+    if (waiting === undefined || waiting.length === 0 || this.#active >= this.#context.options.maxParallel) return
+    const item = waiting.shift()
+    if (item === undefined) return
+    // Its key is its own already.
+    if (item.event.key !== undefined) {
+      const after = this.#keys.get(item.event.key) ?? []
+      this.#keys.delete(item.event.key)
+      this.#offer(item)
+      this.#keys.get(item.event.key)?.push(...after)
+    } else this.#offer(item)
+  }
+
+  #end(item: Item, outcome: Outcome): void {
+    const { key } = item.event
+    this.#settle(item, outcome)
+    if (key === undefined) return
+    const after = this.#keys.get(key) ?? []
+    this.#keys.delete(key)
+    const passed = outcome.verdict === 'done' || outcome.verdict === 'dead' || outcome.verdict === 'discard'
+    for (const next of after) {
+      // A key that is blocked is blocked: what comes after goes back, and is claimed again behind it.
+      if (!passed || this.#stopping) this.#settle(next, { verdict: 'release' })
+      else if (this.#keys.has(key)) this.#keys.get(key)?.push(next)
+      else this.#offer(next)
+    }
+  }
+
+  #release(item: Item): void {
+    this.#settle(item, { verdict: 'release' })
+  }
+
+  #settle(item: Item, outcome: Outcome): void {
+    if (item.claim.gone) {
+      this.#context.onSettled(item.event, { verdict: 'release', reason: 'lost' })
+      return
+    }
+    this.#settled.push({ item, outcome })
+    this.#alarm.ring()
+    this.#soloAlarm.ring()
+  }
+
+  #drop(item: Item): void {
+    item.claim.gone = true
+  }
+
+  /** The claim was taken over: its handlers are told, what they do does not count. */
+  #forget(id: string): void {
+    const claim = this.#claims.get(id)
+    this.#claims.delete(id)
+    if (claim === undefined) return
+    claim.gone = true
+    const reason = new ConflictError('another worker took over', { code: 'OUTBOX_LEASE_LOST' })
+    for (const context of this.#contexts) if (claim.open.has(context.event.id)) context.stop(reason, { verdict: 'release' })
+  }
+
+  #limitOf(type: string): number {
+    const handler = this.#context.handlers.get(type)
+    const { batchSize, maxParallel } = this.#context.options
+    if (handler === undefined) return 0
+    if (handler.concurrency >= maxParallel && handler.ratePerSecond === Infinity) return batchSize
+    const waiting = this.#limited.get(type)?.length ?? 0
+    return Math.max(0, Math.min(batchSize, 2 * handler.concurrency, Math.ceil(handler.ratePerSecond)) - waiting)
+  }
+
+  async #connected(): Promise<PoolClient> {
+    if (this.#client !== undefined) return this.#client
+    const { pool, options } = this.#context
+    const client = await borrow(pool, options.connectTimeoutMs, 'the worker')
+    client.on('error', () => undefined)
+    return (this.#client = client)
+  }
+
+  /** Claims of which the answer was lost. */
+  async #reconcile(client: PoolClient): Promise<void> {
+    this.#reconcileAt = undefined
+    const { names, presence } = this.#context
+    await textRows(
+      client,
+      `DELETE FROM ${names.schema}.claim WHERE worker_id = $1 AND effect = 'lease' AND id <> ALL ($2)
+        AND begun_at < clock_timestamp() - interval '4 seconds'`,
+      [presence.id, [...this.#claims.keys()]],
+    )
+  }
+}
+
+function lostOf(row: readonly (string | null)[] | undefined): readonly string[] {
+  const meta = row?.[9]
+  if (meta === null || meta === undefined || !meta.includes('"lost"')) return []
+  return (JSON.parse(meta) as { readonly lost?: readonly string[] }).lost ?? []
+}
+
+function keptJson(kept: readonly Claim[], leaving: ReadonlyMap<bigint, Claim>): string {
+  const items = kept.map((claim) => {
+    const left = [...claim.open].filter(([id]) => leaving.get(id) !== claim)
+    const keys = new Set(left.flatMap(([, key]) => (key === undefined ? [] : [key])))
+    return `{"claim":${claim.id},"ids":[${left.map(([id]) => id).join(',')}],"keys":${JSON.stringify([...keys])}}`
+  })
+  return `[${items.join(',')}]`
+}

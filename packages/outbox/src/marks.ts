@@ -1,0 +1,50 @@
+import type { ClaimMeta } from './pending.ts'
+
+/** No look at everything that is ready takes more than this part of the time. */
+const FULL_SCAN_SHARE = 0.1
+const FULL_SCAN_MS = 250
+
+/**
+ * Where a worker's next scan begins, so that it does not walk over what is gone and not yet vacuumed. Events that are
+ * committed behind a mark, because their transaction was long, are found by the full scans in between.
+ */
+export class Marks {
+  types: readonly string[] = []
+  priorities: readonly number[] = []
+  lows: readonly string[] = []
+  lane = 0
+  laneKey: string | null = null
+  lowClaim = '0'
+  #next: { readonly low: string; readonly xmax: bigint } | undefined
+  #fullAt = -Infinity
+  #fullCost = 0
+
+  /** Whether the next scan is to look at everything. */
+  get full(): boolean {
+    return performance.now() - this.#fullAt >= Math.max(FULL_SCAN_MS, this.#fullCost / FULL_SCAN_SHARE)
+  }
+
+  /** The next scan is to look at everything. */
+  forget(): void {
+    this.#fullAt = -Infinity
+  }
+
+  note(meta: ClaimMeta, full: boolean, costMs: number): void {
+    if (full) {
+      this.#fullAt = performance.now()
+      this.#fullCost = costMs
+    }
+    this.types = meta.types
+    this.priorities = meta.priorities
+    this.lows = meta.lows
+    this.lane = meta.lane
+    this.laneKey = meta.laneKey
+    // A claim that is not committed yet may have a smaller id than one that is: the mark follows when every transaction
+    // that ran meanwhile is over.
+    if (this.#next === undefined) this.#next = { low: meta.lowClaim, xmax: BigInt(meta.xmax) }
+    else if (BigInt(meta.xmin) >= this.#next.xmax) {
+      this.lowClaim = this.#next.low
+      this.#next = undefined
+    }
+  }
+}

@@ -1,0 +1,27 @@
+import { crc32 } from 'node:zlib'
+import { ConfigError } from '@common-handlers/core'
+
+/** What one outbox is called in its database. Several live side by side, each in a schema of its own. */
+export interface OutboxNames {
+  /** Quoted. */
+  readonly schema: string
+  /** Workers that sleep listen here. */
+  readonly channel: string
+  /** First half of the advisory locks of this outbox: the second is the id of a worker, or one of {@link roles}. */
+  readonly lockClass: number
+}
+
+/** @throws ConfigError `OUTBOX_CONFIG_INVALID` */
+export function outboxNames(schema: string): OutboxNames {
+  if (schema === '' || Buffer.byteLength(schema) > 50 || schema.includes('\0'))
+    throw new ConfigError(`the schema of an outbox has 1 to 50 bytes, not ${JSON.stringify(schema)}`, {
+      code: 'OUTBOX_CONFIG_INVALID',
+      context: { key: 'schema' },
+    })
+  const channel = `outbox:${schema}`
+  return { schema: `"${schema.replaceAll('"', '""')}"`, channel, lockClass: crc32(channel) | 0 }
+}
+
+export function quoteLiteral(text: string): string {
+  return `'${text.replaceAll("'", "''")}'`
+}

@@ -1,0 +1,74 @@
+import { ConnectionError, OperationTimeoutError } from '@common-handlers/core'
+
+/** A query as `pg` takes it. */
+export interface PoolQuery {
+  readonly text: string
+  readonly values?: unknown[]
+  readonly rowMode?: 'array'
+  readonly types?: { getTypeParser(oid: number, format?: string): (text: string) => unknown }
+}
+
+export interface PoolResult {
+  // oxlint-disable-next-line typescript/no-explicit-any -- as in pg
+  readonly rows: any[]
+  readonly rowCount: number | null
+  readonly command?: string
+}
+
+/** A connection on loan, as `pg` has it. */
+export interface PoolClient {
+  query(query: PoolQuery): Promise<PoolResult>
+  query(text: string, values?: unknown[]): Promise<PoolResult>
+  /** Gives it back; with `true` or an error it is closed and not used again. */
+  release(destroy?: boolean | Error): void
+  on(event: string, listener: (...args: never[]) => void): unknown
+  off(event: string, listener: (...args: never[]) => void): unknown
+  /** The backend's process id, as told at login. */
+  readonly processID?: number | null
+}
+
+/** Anything that lends connections like `pg.Pool` does. Users, passwords and servers may change behind it. */
+export interface ConnectionPool {
+  connect(): Promise<PoolClient>
+}
+
+const asText = { getTypeParser: () => (text: string) => text }
+
+/** Rows as arrays of PostgreSQL's own text, whatever parsers the pool's owner has set. */
+export async function textRows(client: PoolClient, text: string, values: unknown[] = []): Promise<(string | null)[][]> {
+  const { rows } = await client.query({ text, values, rowMode: 'array', types: asText })
+  return rows as (string | null)[][]
+}
+
+/** @throws OperationTimeoutError `OUTBOX_CONNECT_TIMEOUT` @throws ConnectionError `OUTBOX_CONNECTION_FAILED` */
+export async function borrow(pool: ConnectionPool, timeoutMs: number, purpose: string): Promise<PoolClient> {
+  const connecting = pool.connect()
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      // What comes too late goes straight back.
+      connecting.then(
+        (client) => client.release(),
+        () => undefined,
+      )
+      reject(
+        new OperationTimeoutError(`no connection for ${purpose} within ${timeoutMs} ms`, {
+          code: 'OUTBOX_CONNECT_TIMEOUT',
+          retry: 'safe',
+        }),
+      )
+    }, timeoutMs)
+  })
+  try {
+    return await Promise.race([connecting, late])
+  } catch (error) {
+    if (error instanceof OperationTimeoutError) throw error
+    throw new ConnectionError(`no connection for ${purpose}: ${error instanceof Error ? error.message : String(error)}`, {
+      code: 'OUTBOX_CONNECTION_FAILED',
+      retry: 'safe',
+      cause: error,
+    })
+  } finally {
+    clearTimeout(timer)
+  }
+}

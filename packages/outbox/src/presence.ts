@@ -1,0 +1,233 @@
+import type { Logger } from '@common-handlers/core'
+import { assertMigrated } from './migrate.ts'
+import type { OutboxNames } from './names.ts'
+import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
+
+/**
+ * How the others know that a worker lives.
+ * - `session`: a session holds an advisory lock, which ends with its connection;
+ * - `heartbeat`: a row is touched, where a pooler gives each transaction another session.
+ */
+export type PresenceKind = 'session' | 'heartbeat'
+
+export interface PresenceOptions {
+  readonly pool: ConnectionPool
+  readonly names: OutboxNames
+  readonly name: string
+  readonly types: readonly string[]
+  readonly maxCrashes: number
+  readonly connectTimeoutMs: number
+  readonly log: Logger
+  /** There may be something to do. */
+  readonly onWake: () => void
+  /** Another worker took over what this one had begun: it lives under a new id. */
+  readonly onLost: () => void
+  /** So many workers were found dead. */
+  readonly onRescue: (workers: number) => void
+}
+
+const RESCUE_MS: Readonly<Record<PresenceKind, number>> = { session: 400, heartbeat: 3000 }
+const BEAT_LIMIT = '15 seconds'
+const RECONNECT_MS = 250
+
+/** The life of one worker in the database: its row, its lock, its ear for notifications, and its care for dead peers. */
+export class Presence {
+  readonly #options: PresenceOptions
+  #client: PoolClient | undefined
+  #kind: PresenceKind = 'session'
+  #id: bigint | undefined
+  #idle = false
+  #idleSaid = false
+  #stopped = false
+  #timer: NodeJS.Timeout | undefined
+  #round: Promise<void> = Promise.resolve()
+  #turn: Promise<unknown> = Promise.resolve()
+  #whenReady = Promise.withResolvers<void>()
+
+  constructor(options: PresenceOptions) {
+    this.#options = options
+  }
+
+  get id(): bigint {
+    if (this.#id === undefined) throw new Error('the worker has not been registered')
+    return this.#id
+  }
+
+  get kind(): PresenceKind {
+    return this.#kind
+  }
+
+  /** Resolves when the worker is known to the database: at once, or after a connection was lost when it is there again. */
+  ready(): Promise<void> {
+    return this.#whenReady.promise
+  }
+
+  async start(): Promise<void> {
+    await this.#enter()
+    this.#schedule()
+  }
+
+  /** A worker that is idle asks writers for a notification. */
+  setIdle(idle: boolean): void {
+    this.#idle = idle
+    if (idle !== this.#idleSaid) void this.#sayIdle()
+  }
+
+  /** A statement of the worker's own, outside of all transactions. */
+  async run(text: string, values: unknown[]): Promise<(string | null)[][]> {
+    await this.ready()
+    const client = this.#client
+    if (client !== undefined) {
+      // One after the other: a connection has one statement at a time.
+      const running = this.#turn.then(() => textRows(client, text, values))
+      this.#turn = running.catch(() => undefined)
+      return await running
+    }
+    return await this.#runBorrowed(text, values)
+  }
+
+  async #runBorrowed(text: string, values: unknown[]): Promise<(string | null)[][]> {
+    const { pool, connectTimeoutMs } = this.#options
+    const client = await borrow(pool, connectTimeoutMs, 'the worker')
+    try {
+      const rows = await textRows(client, text, values)
+      client.release()
+      return rows
+    } catch (error) {
+      client.release(true)
+      throw error
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true
+    clearTimeout(this.#timer)
+    await this.#round
+    const { schema } = this.#options.names
+    if (this.#id !== undefined) {
+      // Notes of tx batches that are over go with it; leases that were given back are gone already.
+      await this.run(
+        `WITH gone AS (DELETE FROM ${schema}.claim WHERE worker_id = $1 AND effect = 'tx')
+         DELETE FROM ${schema}.worker w WHERE w.id = $1 AND NOT EXISTS (SELECT FROM ${schema}.claim c WHERE c.worker_id = $1 AND c.effect = 'lease')`,
+        [this.#id],
+      ).catch((error: unknown) =>
+        this.#options.log.warn({ err: error }, 'the worker could not be signed off; another one does it'),
+      )
+    }
+    // Closed, not given back: its lock and LISTEN end with it.
+    const client = this.#client
+    this.#client = undefined
+    client?.release(true)
+  }
+
+  async #enter(): Promise<void> {
+    const { pool, names, connectTimeoutMs, name, types } = this.#options
+    const client = await borrow(pool, connectTimeoutMs, 'the worker')
+    try {
+      if (this.#id === undefined) await assertMigrated(client, names)
+      const [[pid] = []] = await textRows(client, 'SELECT pg_backend_pid()::text')
+      // A pooler answers the login with a process id of its own.
+      this.#kind =
+        client.processID === undefined || client.processID === null || String(client.processID) === pid ? 'session' : 'heartbeat'
+      const lock = this.#kind === 'session'
+      if (this.#id === undefined || !(await this.#resume(client, lock))) {
+        const known = this.#id
+        const [[id] = []] = await textRows(
+          client,
+          `WITH w AS (INSERT INTO ${names.schema}.worker (name, presence, types) VALUES ($1, $2, $3) RETURNING id)
+           SELECT w.id::text ${lock ? `, pg_advisory_lock(${names.lockClass}, w.id::int)::text` : ''} FROM w`,
+          [name, this.#kind, [...types]],
+        )
+        this.#id = BigInt(id ?? 0)
+        if (known !== undefined) this.#options.onLost()
+      }
+      this.#idleSaid = false
+      if (lock) {
+        client.on('error', () => this.#leave(client))
+        client.on('end', () => this.#leave(client))
+        client.on('notification', () => this.#options.onWake())
+        await client.query(`LISTEN "${names.channel.replaceAll('"', '""')}"`)
+        this.#client = client
+      } else client.release()
+    } catch (error) {
+      client.release(true)
+      throw error
+    }
+    this.#whenReady.resolve()
+    this.#options.onWake()
+  }
+
+  /** Takes up the old id again, unless a peer has already buried it. */
+  async #resume(client: PoolClient, lock: boolean): Promise<boolean> {
+    const { names } = this.#options
+    const [[id] = []] = await textRows(
+      client,
+      `SELECT w.id::text ${lock ? `, pg_advisory_lock(${names.lockClass}, w.id::int)::text` : ''}
+        FROM (SELECT id FROM ${names.schema}.worker WHERE id = $1 FOR UPDATE) w`,
+      [this.#id],
+    )
+    return id !== undefined
+  }
+
+  #leave(client: PoolClient): void {
+    if (this.#client !== client || this.#stopped) return
+    this.#client = undefined
+    this.#whenReady = Promise.withResolvers()
+    client.release(true)
+    this.#options.log.warn({}, 'the worker lost its connection')
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => this.#again(), RECONNECT_MS)
+  }
+
+  #again(): void {
+    this.#round = this.#enter().then(
+      () => this.#schedule(),
+      (error: unknown) => {
+        this.#options.log.warn({ err: error }, 'the worker has no connection yet')
+        if (!this.#stopped) this.#timer = setTimeout(() => this.#again(), RECONNECT_MS)
+      },
+    )
+  }
+
+  #schedule(): void {
+    if (this.#stopped) return
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => {
+      this.#round = this.#care().finally(() => {
+        if (this.#kind === 'heartbeat' || this.#client !== undefined) this.#schedule()
+      })
+    }, RESCUE_MS[this.#kind])
+  }
+
+  async #care(): Promise<void> {
+    const { names, maxCrashes, onRescue, log } = this.#options
+    try {
+      if (this.#kind === 'heartbeat') {
+        const beaten = await this.run(
+          `UPDATE ${names.schema}.worker SET beat_at = clock_timestamp() WHERE id = $1 RETURNING id`,
+          [this.#id],
+        )
+        if (beaten.length === 0) await this.#enter()
+      }
+      const [[rescued] = []] = await this.run(`SELECT ${names.schema}.rescue($1, $2, $3)`, [this.#id, BEAT_LIMIT, maxCrashes])
+      if (Number(rescued) > 0) {
+        onRescue(Number(rescued))
+        this.#options.onWake()
+      }
+    } catch (error) {
+      log.warn({ err: error }, 'looking for dead workers failed')
+    }
+  }
+
+  async #sayIdle(): Promise<void> {
+    const idle = this.#idle
+    this.#idleSaid = idle
+    try {
+      await this.run(`UPDATE ${this.#options.names.schema}.worker SET idle = $2 WHERE id = $1`, [this.#id, idle])
+      // What was written before this was seen came without a notification.
+      if (idle) this.#options.onWake()
+    } catch {
+      this.#idleSaid = !idle
+    }
+  }
+}

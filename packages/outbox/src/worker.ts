@@ -1,0 +1,320 @@
+import { EventEmitter } from 'node:events'
+import { type CloseOptions, ConfigError, ConnectionError, type Logger, silentLogger } from '@common-handlers/core'
+import { readWorkerConfig, type WorkerConfig, type WorkerConfigInput } from './config.ts'
+import { Gate } from './gate.ts'
+import { type BoundHandler, bindHandler, type Handlers } from './handler.ts'
+import { connectionsLikeThoseOf, HandlerDatabase } from './handler-database.ts'
+import { LeaseLoop } from './lease-loop.ts'
+import { type OutboxNames, outboxNames } from './names.ts'
+import type { PendingEvent } from './pending.ts'
+import { borrow, type ConnectionPool, type PoolClient } from './pool.ts'
+import { Presence } from './presence.ts'
+import { Rates } from './rates.ts'
+import type { OutboxRepository } from './repository.ts'
+import type { Backoff, NotDone, Outcome } from './run.ts'
+import { TxLoop } from './tx-loop.ts'
+
+export interface OutboxWorkerOptions extends WorkerConfigInput {
+  /** `pg.Pool`, or anything that lends connections like it. It stays the caller's. */
+  readonly pool: ConnectionPool
+  /** A handler for each type of event that this worker takes; events of other types are left to other workers. */
+  readonly handlers: Handlers
+  /** Makes a connection that is not of the pool, for handlers with `usePool: false`. Default: as `pg.Pool` does it. */
+  readonly openConnection?: (() => Promise<PoolClient>) | undefined
+  /** Default: silent. */
+  readonly logger?: Logger | undefined
+}
+
+/** What a worker tells while it runs. */
+export interface OutboxWorkerEvents {
+  /** An attempt ended and that is written down. `released`: it does not count, the event is free again. */
+  settled: [
+    {
+      readonly type: string
+      readonly id: bigint
+      readonly attempt: number
+      readonly outcome: 'done' | 'retry' | 'dead' | 'discarded' | 'released'
+      readonly error?: string
+      readonly delayMs?: number
+    },
+  ]
+  /** A handler ended and had not closed its repository. */
+  forgotten: [{ readonly type: string; readonly repositories: number }]
+  /** A handler got its connection after so many milliseconds. */
+  connected: [{ readonly type: string; readonly waitedMs: number }]
+  /** A handler held a connection of the pool for longer than `holdWarningMs`. */
+  held: [{ readonly type: string; readonly heldMs: number }]
+  /** A handler has to wait: handlers hold all connections of the pool that they may hold. */
+  exhausted: [{ readonly type: string; readonly waiting: number }]
+  /** Workers that were found dead: what they had begun runs again, alone. */
+  rescued: [{ readonly workers: number }]
+  /** Another worker took over what this one had begun, since it was not heard of. */
+  lost: []
+  /** Something failed that is tried again: the connection, a statement. */
+  trouble: [unknown]
+}
+
+export interface WorkerStatus {
+  readonly state: 'new' | 'running' | 'stopping' | 'stopped'
+  readonly running: number
+  readonly handlerConnections: { readonly inUse: number; readonly waiting: number }
+  /** How other workers know that this one lives. */
+  readonly presence: 'session' | 'heartbeat' | undefined
+}
+
+/** What the loops share. */
+export interface LoopContext {
+  readonly pool: ConnectionPool
+  readonly names: OutboxNames
+  readonly schema: string
+  readonly options: WorkerConfig & { readonly backoff: Backoff }
+  readonly queryTimeoutMs: number
+  readonly handlers: ReadonlyMap<string, BoundHandler>
+  readonly presence: Presence
+  readonly database: HandlerDatabase
+  readonly gate: Gate
+  readonly rates: Rates
+  onSettled(event: PendingEvent, outcome: Outcome): void
+  onSuspects(): void
+  onError(error: unknown): void
+  setIdle(loop: object, idle: boolean): void
+  takeBack(type: string, forgotten: readonly OutboxRepository[]): Promise<void>
+}
+
+/** Writers notify again when a worker has had nothing to do, and no more when it was busy for so long. */
+const BUSY_MS = 100
+const WATCH_MS = 100
+const DEFAULT_GRACE_MS = 10_000
+
+/**
+ * Takes events out of the outbox and gives them to their handlers. Any number of workers, in any number of processes,
+ * share one outbox.
+ */
+export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements AsyncDisposable {
+  readonly #config: WorkerConfig
+  readonly #handlers: ReadonlyMap<string, BoundHandler>
+  readonly #log: Logger
+  readonly #presence: Presence
+  readonly #database: HandlerDatabase
+  readonly #loops: readonly (LeaseLoop | TxLoop)[]
+  readonly #gate = new Gate()
+  readonly #rates: Rates
+  readonly #pool: ConnectionPool
+  readonly #busy = new Set<object>()
+  #busyTimer: NodeJS.Timeout | undefined
+  #watch: NodeJS.Timeout | undefined
+  #solo = false
+  #state: WorkerStatus['state'] = 'new'
+  #runs: Promise<void>[] = []
+  #stopped: Promise<void> | undefined
+
+  /** Does no work. @throws ConfigError `OUTBOX_CONFIG_INVALID` */
+  constructor(options: OutboxWorkerOptions) {
+    super()
+    const { pool, handlers, openConnection, logger, ...config } = options
+    this.#config = readWorkerConfig(config)
+    this.#pool = pool
+    const { schema, name, maxCrashes, connectTimeoutMs, poolMaxConnections, holdWarningMs, queryTimeoutMs } = this.#config
+    const names = outboxNames(schema)
+    this.#log = (logger ?? silentLogger).child({ worker: name })
+    const bound = Object.entries(handlers).map(([type, handler]) => bindHandler(type, handler, this.#config))
+    if (bound.length === 0) throw invalid('handlers: there is none, so there is nothing to do')
+    this.#handlers = new Map(bound.map((handler) => [handler.type, handler]))
+    const own = openConnection ?? connectionsLikeThoseOf(pool)
+    for (const { type, needsDb, usePool, effect } of bound)
+      if (needsDb && !usePool && effect !== 'tx' && own === undefined)
+        throw invalid(`handlers.${type}: usePool is false and the pool tells no way to open a connection: pass openConnection`)
+    this.#rates = new Rates(bound)
+    this.#database = new HandlerDatabase({
+      pool,
+      openConnection: own,
+      schema,
+      max: poolMaxConnections,
+      holdWarningMs,
+      onWait: (type, waitedMs) => this.emit('connected', { type, waitedMs }),
+      onHold: (type, heldMs) => {
+        this.#log.warn({ type, heldMs }, `the handler of ${type} held a connection of the pool for ${Math.round(heldMs)} ms`)
+        this.emit('held', { type, heldMs })
+      },
+      onExhausted: (type, waiting) => {
+        this.#log.warn(
+          { type, waiting, max: poolMaxConnections },
+          `the handler of ${type} waits for a connection: all ${poolMaxConnections} are held by handlers`,
+        )
+        this.emit('exhausted', { type, waiting })
+      },
+    })
+    this.#presence = new Presence({
+      pool,
+      names,
+      name,
+      types: [...this.#handlers.keys()],
+      maxCrashes,
+      connectTimeoutMs,
+      log: this.#log,
+      onWake: () => this.#wake(),
+      onLost: () => {
+        this.#log.warn({}, 'another worker took over what this one had begun')
+        for (const loop of this.#loops) loop.lose()
+        this.emit('lost')
+      },
+      onRescue: (workers) => {
+        this.#log.warn({ workers }, `${workers} dead workers: what they had begun runs again, alone`)
+        this.emit('rescued', { workers })
+      },
+    })
+    const context: LoopContext = {
+      pool,
+      names,
+      schema,
+      options: { ...this.#config, backoff: { baseMs: this.#config.backoffBaseMs, maxMs: this.#config.backoffMaxMs } },
+      queryTimeoutMs,
+      handlers: this.#handlers,
+      presence: this.#presence,
+      database: this.#database,
+      gate: this.#gate,
+      rates: this.#rates,
+      onSettled: (event, outcome) => this.#settled(event, outcome),
+      onSuspects: () => void this.#runSolo(),
+      onError: (error) => {
+        this.#log.warn({ err: error }, 'tried again after an error')
+        this.emit('trouble', error)
+      },
+      setIdle: (loop, idle) => this.#setIdle(loop, idle),
+      takeBack: async (type, forgotten) => {
+        await Promise.all(forgotten.map((repository) => repository.close()))
+        this.#log.warn({ type }, `the handler of ${type} did not close its repository: it was closed for it`)
+        this.emit('forgotten', { type, repositories: forgotten.length })
+      },
+    }
+    const typesOf = (effect: string): string[] => bound.filter((handler) => handler.effect === effect).map(({ type }) => type)
+    const leased = typesOf('lease')
+    const inTx = typesOf('tx')
+    this.#loops = [
+      ...(leased.length === 0 ? [] : [new LeaseLoop(context, leased)]),
+      ...(inTx.length === 0 ? [] : Array.from({ length: this.#config.txConnections }, () => new TxLoop(context, inTx))),
+    ]
+  }
+
+  get status(): WorkerStatus {
+    let running = 0
+    for (const loop of this.#loops) running += [...loop.contexts].length
+    const presence = this.#state === 'running' ? this.#presence.kind : undefined
+    return { state: this.#state, running, handlerConnections: this.#database.status, presence }
+  }
+
+  /**
+   * Registers the worker and begins.
+   * @throws ConfigError `OUTBOX_SCHEMA_MISSING` @throws ConnectionError `OUTBOX_CONNECTION_FAILED`
+   */
+  async start(): Promise<void> {
+    if (this.#state !== 'new') throw new ConnectionError('a worker is started once', { code: 'OUTBOX_WORKER_STARTED' })
+    this.#state = 'running'
+    try {
+      await this.#warmUp()
+      await this.#presence.start()
+    } catch (error) {
+      this.#state = 'stopped'
+      throw error
+    }
+    this.#runs = this.#loops.map((loop) => loop.run())
+    this.#watch = setInterval(() => this.#timeOut(), WATCH_MS)
+    this.#log.info({ types: [...this.#handlers.keys()], presence: this.#presence.kind }, 'the worker has begun')
+  }
+
+  /**
+   * Takes no more events, waits for the handlers that run, and signs off. After the grace (default 10 000 ms) their
+   * signals are aborted, and their events are free for other workers, without an attempt lost.
+   */
+  stop(options: CloseOptions = {}): Promise<void> {
+    return (this.#stopped ??= this.#stop(options.graceMs ?? DEFAULT_GRACE_MS))
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop()
+  }
+
+  async #stop(graceMs: number): Promise<void> {
+    const begun = this.#state === 'running'
+    this.#state = 'stopping'
+    if (begun) {
+      for (const loop of this.#loops) loop.stop()
+      const timer = setTimeout(() => {
+        const reason = new ConnectionError('the worker was stopped', { code: 'OUTBOX_WORKER_STOPPED', retry: 'safe' })
+        for (const loop of this.#loops) for (const context of loop.contexts) context.stop(reason, { verdict: 'release' })
+      }, graceMs)
+      await Promise.all(this.#runs)
+      clearTimeout(timer)
+      clearInterval(this.#watch)
+      clearTimeout(this.#busyTimer)
+      this.#rates.stop()
+      await this.#presence.stop()
+    }
+    this.#state = 'stopped'
+    this.#log.info({}, 'the worker has stopped')
+  }
+
+  async #warmUp(): Promise<void> {
+    const { poolMinConnections, connectTimeoutMs } = this.#config
+    const clients = await Promise.all(
+      Array.from({ length: poolMinConnections }, () => borrow(this.#pool, connectTimeoutMs, 'the worker')),
+    )
+    for (const client of clients) client.release()
+  }
+
+  #wake(): void {
+    for (const loop of this.#loops) loop.wake()
+  }
+
+  #settled(event: PendingEvent, outcome: Outcome): void {
+    const { verdict, error, delay, reason }: Omit<NotDone, 'verdict'> & Pick<Outcome, 'verdict'> = outcome
+    const { id, type, attempt } = event
+    const log = { type, id: String(id), attempt, ...(error === undefined ? {} : { error }) }
+    if (verdict === 'retry') this.#log.warn({ ...log, delayMs: delay }, `the handler of ${type} failed, and is tried again`)
+    else if (verdict === 'dead') this.#log.error({ ...log, reason }, `an event of ${type} became a dead letter`)
+    if (this.listenerCount('settled') === 0) return
+    const names = { done: 'done', retry: 'retry', dead: 'dead', discard: 'discarded', release: 'released' } as const
+    this.emit('settled', {
+      type,
+      id,
+      attempt,
+      outcome: names[verdict],
+      ...(error === undefined ? {} : { error }),
+      ...(delay === undefined ? {} : { delayMs: delay }),
+    })
+  }
+
+  async #runSolo(): Promise<void> {
+    if (this.#solo) return
+    this.#solo = true
+    try {
+      await this.#gate.alone(async () => {
+        for (const loop of this.#loops) await loop.runSolo()
+      })
+    } finally {
+      this.#solo = false
+    }
+  }
+
+  #setIdle(loop: object, idle: boolean): void {
+    if (idle) this.#busy.delete(loop)
+    else this.#busy.add(loop)
+    if (this.#busy.size === 0) {
+      clearTimeout(this.#busyTimer)
+      this.#busyTimer = undefined
+      this.#presence.setIdle(true)
+    } else
+      this.#busyTimer ??= setTimeout(() => {
+        if (this.#busy.size > 0) this.#presence.setIdle(false)
+      }, BUSY_MS)
+  }
+
+  #timeOut(): void {
+    const now = performance.now()
+    for (const loop of this.#loops) for (const context of loop.contexts) if (now > context.deadline) context.timeOut()
+  }
+}
+
+function invalid(message: string): ConfigError {
+  return new ConfigError(`the worker cannot be configured: ${message}`, { code: 'OUTBOX_CONFIG_INVALID' })
+}

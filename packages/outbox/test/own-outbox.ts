@@ -1,0 +1,75 @@
+import { createDatabase, type PostgresAddress } from '@common-handlers/testkit'
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll } from 'vitest'
+import { migrate, OutboxWorker, type OutboxWorkerOptions } from '../src/index.ts'
+
+/** A database with an outbox of this file's own, for the tests of one suite. */
+export interface OwnOutbox {
+  readonly pool: pg.Pool
+  readonly address: PostgresAddress
+  /** A worker that is stopped at the end of the test. It is not started. */
+  worker(options: Omit<OutboxWorkerOptions, 'pool'> & { readonly pool?: OutboxWorkerOptions['pool'] }): OutboxWorker
+  /** One value of one row. */
+  one<T = unknown>(text: string, values?: unknown[]): Promise<T>
+  /** Enqueues plain events, in one statement. */
+  put(type: string, payloads: readonly unknown[], more?: { readonly key?: (index: number) => string }): Promise<void>
+}
+
+export function ownOutbox(server: PostgresAddress, max = 30): OwnOutbox {
+  let database: Awaited<ReturnType<typeof createDatabase>> | undefined
+  let pool: pg.Pool | undefined
+  const workers: OutboxWorker[] = []
+  const ready = <T>(value: T | undefined): T => {
+    if (value === undefined) throw new Error('asked for before beforeAll')
+    return value
+  }
+  beforeAll(async () => {
+    database = await createDatabase(server, 'outbox')
+    const { host, port, user, password, database: name } = database
+    pool = new pg.Pool({ host, port, user, password, database: name, max })
+    pool.on('error', () => undefined)
+    await migrate(pool)
+  })
+  afterEach(async () => {
+    await Promise.all(workers.splice(0).map((worker) => worker.stop({ graceMs: 0 })))
+    await pool?.query(
+      'DELETE FROM outbox.event; DELETE FROM outbox.claim; DELETE FROM outbox.dead_letter; DELETE FROM outbox.paused',
+    )
+  })
+  afterAll(async () => {
+    await pool?.end()
+    await database?.drop()
+  })
+  return {
+    get pool() {
+      return ready(pool)
+    },
+    get address() {
+      return ready(database)
+    },
+    worker(options) {
+      const worker = new OutboxWorker({ pool: ready(pool), ...options })
+      workers.push(worker)
+      return worker
+    },
+    async one<T>(text: string, values: unknown[] = []) {
+      const { rows } = await ready(pool).query<unknown[]>({ text, values, rowMode: 'array' })
+      return rows[0]?.[0] as T
+    },
+    async put(type, payloads, more) {
+      await ready(pool).query(
+        `INSERT INTO outbox.event (type, payload, key) SELECT $1, p, k FROM unnest($2::json[], $3::text[]) WITH ORDINALITY u (p, k, n) ORDER BY n`,
+        [type, payloads.map((payload) => JSON.stringify(payload)), payloads.map((_, index) => more?.key?.(index) ?? null)],
+      )
+    },
+  }
+}
+
+/** Waits for a condition that the database tells, 20 seconds at most. */
+export async function until(condition: () => boolean | Promise<boolean>, timeoutMs = 20_000): Promise<void> {
+  const end = performance.now() + timeoutMs
+  while (!(await condition())) {
+    if (performance.now() > end) throw new Error('it did not come true')
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+}
