@@ -90,6 +90,8 @@ export class TxLoop {
       size = claimed.events.length
       if (size === 0) {
         await client.query('ROLLBACK')
+        // The last batch is over: its keys are free for others.
+        await this.#note(claimed)
         if (!full && !solo) {
           this.#marks.forget()
           return this.#stopping ? 0 : await this.#batch(false)
