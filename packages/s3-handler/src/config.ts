@@ -142,3 +142,29 @@ export function parseConfig(input: S3ConfigInput): S3Config {
     context: { problems },
   })
 }
+
+/** Environment variables by name, as in `process.env`. */
+export type Variables = Readonly<Record<string, string | undefined>>
+
+/**
+ * What the variables of the AWS tools say: `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` (neither with
+ * `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true`), `AWS_REGION` or `AWS_DEFAULT_REGION`, and, without `AWS_PROFILE`, the keys
+ * `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`. An empty variable is an unset one.
+ */
+export function s3ConfigFromEnvironment(variables: Variables = process.env): Partial<S3ConfigInput> {
+  const first = (...names: string[]): string | undefined => names.map((name) => variables[name]).find((value) => value)
+  const ignored = variables['AWS_IGNORE_CONFIGURED_ENDPOINT_URLS']?.toLowerCase() === 'true'
+  const [accessKeyId, secretAccessKey] = [first('AWS_ACCESS_KEY_ID'), first('AWS_SECRET_ACCESS_KEY')]
+  // The chain looks at a profile first; where there is half a pair, it goes on to the next source.
+  const whole = first('AWS_PROFILE') === undefined && accessKeyId !== undefined && secretAccessKey !== undefined
+  return givenOnly({
+    endpoint: ignored ? undefined : first('AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL'),
+    region: first('AWS_REGION', 'AWS_DEFAULT_REGION'),
+    ...(whole ? { accessKeyId, secretAccessKey, sessionToken: first('AWS_SESSION_TOKEN') } : {}),
+  })
+}
+
+/** Without the keys that are undefined, which would hide those of another object. */
+export function givenOnly<T extends object>(value: T): T {
+  return Object.fromEntries(Object.entries(value).filter(([, inner]) => inner !== undefined)) as T
+}

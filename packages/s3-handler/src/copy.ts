@@ -1,7 +1,7 @@
 import { type CallOptions, ConfigError, ConflictError, HandlerError, retry } from '@common-handlers/core'
 import type { ObjectDetails } from './driver.ts'
-import { objectChanged } from './errors.ts'
-import { customerKeyHeaders, type ObjectHeaders, objectHeaders } from './object-headers.ts'
+import { encryptionIgnored, objectChanged } from './errors.ts'
+import { customerKeyHeaders, isEncrypted, type ObjectHeaders, objectHeaders, type S3Encryption } from './object-headers.ts'
 import type { S3Parts } from './parts.ts'
 import { readTags } from './tagging.ts'
 
@@ -71,6 +71,7 @@ export async function copyObject(
   const inParts = source.size > (options.multipartThreshold ?? MAX_COPY)
   try {
     const etag = await (inParts ? copyInParts(job) : copyWhole(job))
+    if (options.encryption !== undefined) await assertEncrypted(job, options.encryption, etag)
     return { etag, size: source.size, source }
   } catch (error) {
     if (!isCode(error, 'S3_PRECONDITION_FAILED')) throw error
@@ -160,6 +161,17 @@ async function copyWhole(job: CopyJob): Promise<string> {
   return quoted(answer.CopyObjectResult?.ETag)
 }
 
+/** Not every server says so in its answer to a copy. @throws RemoteError `S3_ENCRYPTION_IGNORED` */
+async function assertEncrypted({ parts, key, signal }: CopyJob, encryption: S3Encryption, etag: string): Promise<void> {
+  const { driver } = parts
+  const { bucket, endpoint } = parts.config()
+  const customerKey = encryption.kind === 'customer' ? encryption.key : undefined
+  const found = await parts.try(signal, () => driver.headObject(key, { customerKey, signal }))
+  const { encryption: server } = found
+  if (found.etag !== etag || isEncrypted(encryption, { server, customer: server === 'customer' ? server : undefined })) return
+  throw encryptionIgnored({ action: 'CopyObject', bucket, key, endpoint }, encryption.kind, true)
+}
+
 async function copyInParts(job: CopyJob): Promise<string> {
   const { parts, key, signal, source, options } = job
   const { driver } = parts
@@ -171,7 +183,9 @@ async function copyInParts(job: CopyJob): Promise<string> {
   const running = AbortSignal.any([signal, stop.signal])
   // Not given the caller's signal: an answer that nobody waits for would leave an upload whose id nobody knows.
   const alone = new AbortController().signal
-  const uploadId = await parts.try(signal, () => driver.createMultipartUpload(key, { ...headersOf(job), tags, signal: alone }))
+  const { uploadId } = await parts.try(signal, () =>
+    driver.createMultipartUpload(key, { ...headersOf(job), tags, signal: alone }),
+  )
   const etags: string[] = []
   let next = 0
   const copyParts = async (): Promise<void> => {

@@ -36,6 +36,8 @@ export interface S3Dialect {
     /** Asks for the customer's key before it gives the bytes. */
     readonly customer: boolean
   }
+  /** Says of an object that it has the class it was written with (`REDUCED_REDUNDANCY`, which costs nothing to try). */
+  readonly storageClasses: boolean
   /** What the handler does otherwise from now on than its options say; empty where they fit the server. */
   readonly changed: Partial<Pick<S3Config, 'forcePathStyle' | 'signPayload' | 'checksums'>>
 }
@@ -109,14 +111,15 @@ export async function probeDialect(parts: S3Parts, driverWith: DriverWith, signa
       throw error
     })
     const encryption = {
-      s3: await does(async () => {
-        await put('encrypted', { encryption: { kind: 's3' } })
-        if ((await driver.headObject(at('encrypted'), { signal })).encryption === undefined) throw ignored('encryption')
-      }),
+      s3: await does(() => put('encrypted', { encryption: { kind: 's3' } })),
       customer:
         (await does(() => put('customer', { encryption: { kind: 'customer', key: randomBytes(32) } }))) &&
         !(await does(() => driver.headObject(at('customer'), { signal }), [...REFUSED, 'permission'])),
     }
+    const storageClasses = await does(async () => {
+      await put('class', { storageClass: 'REDUCED_REDUNDANCY' })
+      if ((await driver.headObject(at('class'), { signal })).storageClass === undefined) throw ignored('x-amz-storage-class')
+    })
     const changed: S3Dialect['changed'] = {
       ...(works ? {} : { forcePathStyle }),
       ...(unsignedPayload || config.signPayload === 'always' ? {} : { signPayload: 'always' as const }),
@@ -135,6 +138,7 @@ export async function probeDialect(parts: S3Parts, driverWith: DriverWith, signa
       tags,
       versioning,
       encryption,
+      storageClasses,
       changed,
     }
   } finally {
@@ -164,7 +168,7 @@ class Ignored extends Error {}
 const ignored = (what: string): Ignored => new Ignored(what)
 
 async function copyAsPart(driver: S3Driver, bucket: string, from: string, to: string, signal: AbortSignal): Promise<void> {
-  const uploadId = await driver.createMultipartUpload(to, { signal })
+  const { uploadId } = await driver.createMultipartUpload(to, { signal })
   try {
     const CopySource = `${bucket}/${from.split('/').map(encodeURIComponent).join('/')}`
     const part = await driver.send('UploadPartCopy', { Key: to, UploadId: uploadId, PartNumber: 1, CopySource }, { signal })

@@ -6,7 +6,7 @@ import { onAbort } from './abort.ts'
 import { type Checksum, checksumOf, joinCrc32, RunningChecksum } from './checksum.ts'
 import type { OpenedHead, ReadFrom, S3Driver } from './driver.ts'
 import { bodyCorrupt, bodyCut, objectChanged, type S3Request } from './errors.ts'
-import { type BodyMemory, READ_BYTES } from './wire.ts'
+import { type BodyMemory, LATE_BYTES } from './wire.ts'
 
 export interface S3DownloadOptions extends CallOptions, ReadFrom {
   /** The bytes of the object that are in memory at a time never exceed this. Default `partSize × concurrency`. */
@@ -144,7 +144,7 @@ class FileRing implements RangeMemory {
 
   /** Whether the most that may come before the connection can be told to wait has its place. */
   get #hasRoom(): boolean {
-    return this.#room >= Math.min(READ_BYTES, this.#range.length - this.#filled)
+    return this.#room >= Math.min(LATE_BYTES, this.#range.length - this.#filled)
   }
 
   space(): Uint8Array {
@@ -156,11 +156,12 @@ class FileRing implements RangeMemory {
   filled(count: number): boolean {
     this.#range.running?.update(this.space().subarray(0, count))
     this.#filled += count
+    this.#paused = !this.#hasRoom
+    const paused = this.#paused
     this.#writing ??= this.#write()
       .catch(this.#range.onError)
       .finally(() => (this.#writing = undefined))
-    this.#paused = !this.#hasRoom
-    return !this.#paused
+    return !paused
   }
 
   /** Resolves when all that came is written. */
@@ -172,7 +173,7 @@ class FileRing implements RangeMemory {
     const size = this.#buffer.byteLength
     for (;;) {
       const left = this.#filled - this.#written
-      if (left === 0 || (left < WRITE_BYTES && this.#filled < this.#range.length)) return
+      if (left === 0 || (left < WRITE_BYTES && this.#filled < this.#range.length && !this.#paused)) return
       const from = this.#written % size
       const length = Math.min(WRITE_BYTES, left, size - from)
       const { bytesWritten } = await this.#handle.write(this.#buffer, from, length, this.#range.start + this.#written)

@@ -31,8 +31,15 @@ import { Stop } from './abort.ts'
 import { type Checksum, type ChecksumAlgorithm, wholeChecksum, wholeOrParts } from './checksum.ts'
 import type { S3Config } from './config.ts'
 import type { CredentialCache, SigningCredentials } from './credentials.ts'
-import { bodyStalled, type S3Request, tookTooLong, toS3Error } from './errors.ts'
-import { customerKeyHeaders, type ObjectHeaders, objectHeaders } from './object-headers.ts'
+import { bodyStalled, encryptionIgnored, lengthMissing, type S3Request, tookTooLong, toS3Error } from './errors.ts'
+import {
+  type ConfirmedEncryption,
+  customerKeyHeaders,
+  isEncrypted,
+  type ObjectHeaders,
+  objectHeaders,
+  type S3Encryption,
+} from './object-headers.ts'
 import { RequestLimit } from './request-limit.ts'
 import { answerError, endpointOf, type HotRequest, Transport } from './transport.ts'
 import type { BodyMemory, WireHead } from './wire.ts'
@@ -112,7 +119,7 @@ export interface ObjectDetails extends StoredObject {
   readonly storageClass: string | undefined
   /** Undefined in a bucket that keeps no versions. */
   readonly versionId: string | undefined
-  /** `AES256`, `aws:kms`; undefined where the server does not say. A customer's key is not told. */
+  /** `AES256`, `aws:kms`, or `customer` for a customer's key; undefined where the server does not say. */
   readonly encryption: string | undefined
   readonly kmsKeyId: string | undefined
   /** How many tags it has; undefined where the server does not say. */
@@ -202,10 +209,16 @@ export class S3Driver {
   /** The whole key is needed: the driver knows no prefix. */
   async getObject(key: string, options: Try & ReadRange): Promise<OpenedBody> {
     // The time-out ends with the headers; the caller's signal stays with the stream.
-    const { headers, body } = await this.#hot('GetObject', key, options, (signal, credentials) =>
-      this.#transport.open(this.#getRequest(key, options), credentials, { signal, stallTimeoutMs: 0 }),
-    )
-    return { body, ...openedOf(headers) }
+    return this.#hot('GetObject', key, options, async (signal, credentials) => {
+      const request = this.#getRequest(key, options)
+      const { headers, body } = await this.#transport.open(request, credentials, { signal, stallTimeoutMs: 0 })
+      try {
+        return { body, ...openedOf(headers, this.#request('GetObject', key, options)) }
+      } catch (error) {
+        body.on('error', () => undefined).destroy()
+        throw error
+      }
+    })
   }
 
   /**
@@ -216,16 +229,16 @@ export class S3Driver {
     key: string,
     options: Try & ReadRange & { readonly place: (head: OpenedHead, resume: () => void) => BodyMemory },
   ): Promise<void> {
-    const { stallTimeoutMs, timeoutMs, bucket, endpoint } = this.#config
+    const { stallTimeoutMs, timeoutMs } = this.#config
+    const named = this.#request('GetObject', key, options)
     const stop = new Stop(options.signal)
-    const watch = (limitMs: number): void =>
-      stop.after(limitMs, () => bodyStalled({ action: 'GetObject', bucket, key, endpoint }, limitMs))
+    const watch = (limitMs: number): void => stop.after(limitMs, () => bodyStalled(named, limitMs))
     try {
       await this.#hot('GetObject', key, { signal: stop.signal, timeoutMs: Infinity }, (signal, credentials) => {
         watch(options.timeoutMs ?? timeoutMs)
         const request = this.#getRequest(key, options)
         return this.#transport.fill(request, credentials, { signal, stallTimeoutMs: 0 }, ({ headers }, resume) => {
-          const memory = options.place(openedOf(headers), () => {
+          const memory = options.place(openedOf(headers, named), () => {
             watch(stallTimeoutMs)
             resume()
           })
@@ -261,9 +274,13 @@ export class S3Driver {
         signal,
       ),
     )
-    const { etag, lastModified, length, contentEncoding, metadata, checksum } = openedOf(headers)
+    const { etag, lastModified, length, contentEncoding, metadata, checksum } = openedOf(
+      headers,
+      this.#request('HeadObject', key, options),
+    )
     const storageClass = headers['x-amz-storage-class']
     const tagCount = headers['x-amz-tagging-count']
+    const encryption = confirmedBy(headers)
     return {
       key,
       size: length,
@@ -276,7 +293,7 @@ export class S3Driver {
       metadata,
       storageClass: storageClass === 'STANDARD' ? undefined : storageClass,
       versionId: headers['x-amz-version-id'],
-      encryption: headers['x-amz-server-side-encryption'],
+      encryption: encryption.server ?? (encryption.customer === undefined ? undefined : 'customer'),
       kmsKeyId: headers['x-amz-server-side-encryption-aws-kms-key-id'],
       tagCount: tagCount === undefined ? undefined : Number(tagCount),
       checksum,
@@ -327,37 +344,51 @@ export class S3Driver {
   ): Promise<string> {
     const { ifNoneMatch, ifMatch, checksum } = options
     const headers = { ...storedAs(options), ...conditions(ifNoneMatch, ifMatch), ...checksumHeaders(checksum) }
-    return this.#upload('PutObject', key, body, options, { headers })
+    const answer = await this.#upload('PutObject', key, body, options, { headers })
+    // It stays: what is at the key by now may be somebody else's.
+    const { encryption } = options
+    if (encryption !== undefined && !isEncrypted(encryption, confirmedBy(answer)))
+      throw encryptionIgnored(this.#request('PutObject', key, options), encryption.kind, true)
+    return quoted(answer['etag'])
   }
 
-  /** Gives the upload's id. */
+  /** Gives the upload's id, and whether the answer confirms the encryption asked for: some servers' says nothing of it. */
   async createMultipartUpload(
     key: string,
     options: Try & ObjectHeaders & { readonly checksumAlgorithm?: ChecksumAlgorithm | undefined },
-  ): Promise<string> {
+  ): Promise<{ readonly uploadId: string; readonly encrypted: boolean }> {
     const { checksumAlgorithm: algorithm } = options
     const checksum: Record<string, string> =
       algorithm === undefined
         ? {}
         : { 'x-amz-checksum-algorithm': algorithm.toUpperCase(), 'x-amz-checksum-type': wholeOrParts(algorithm) }
-    const xml = await this.#xml('CreateMultipartUpload', key, options, {
+    const { headers, body } = await this.#whole('CreateMultipartUpload', key, options, {
       method: 'POST',
       query: { uploads: '' },
       headers: { ...storedAs(options), ...checksum },
     })
-    return textOf(xml, 'UploadId') ?? ''
+    const uploadId = textOf(body.toString(), 'UploadId') ?? ''
+    return { uploadId, encrypted: isEncrypted(options.encryption, confirmedBy(headers)) }
   }
 
-  /** Gives the part's etag. Parts count from 1. */
+  /** Gives the part's etag. Parts count from 1. `encryption` is what the answer must confirm. */
   async uploadPart(
     key: string,
     uploadId: string,
     partNumber: number,
     body: Uint8Array,
-    options: Try & { readonly checksum?: Checksum | undefined; readonly headers?: Readonly<Record<string, string>> | undefined },
+    options: Try & {
+      readonly checksum?: Checksum | undefined
+      readonly headers?: Readonly<Record<string, string>> | undefined
+      readonly encryption?: S3Encryption | undefined
+    },
   ): Promise<string> {
+    const { encryption } = options
     const headers = { ...options.headers, ...checksumHeaders(options.checksum) }
-    return this.#upload('UploadPart', key, body, options, { query: { partNumber, uploadId }, headers })
+    const answer = await this.#upload('UploadPart', key, body, options, { query: { partNumber, uploadId }, headers })
+    if (encryption !== undefined && !isEncrypted(encryption, confirmedBy(answer)))
+      throw encryptionIgnored(this.#request('UploadPart', key, options), encryption.kind, false)
+    return quoted(answer['etag'])
   }
 
   /** The parts that the server has of an upload that was not ended, in order. */
@@ -532,20 +563,20 @@ export class S3Driver {
     return this.#transport.collect(request, credentials, { signal, stallTimeoutMs: 0 })
   }
 
-  /** A request with bytes: they must not stop for `stallTimeoutMs`. Gives the etag. */
+  /** A request with bytes: they must not stop for `stallTimeoutMs`. Gives the headers of the answer. */
   async #upload(
     action: string,
     key: string,
     body: Uint8Array,
     options: Try,
     request: { readonly query?: Readonly<Record<string, string | number>>; readonly headers: Readonly<Record<string, string>> },
-  ): Promise<string> {
+  ): Promise<Readonly<Record<string, string>>> {
     const timeoutMs = Math.ceil((options.timeoutMs ?? this.#config.timeoutMs) + body.byteLength / TRICKLE_BYTES_PER_MS)
     const { bucket, stallTimeoutMs } = this.#config
     const { headers } = await this.#hot(action, key, { ...options, timeoutMs }, (signal, credentials) =>
       this.#transport.collect({ method: 'PUT', bucket, key, body, ...request }, credentials, { signal, stallTimeoutMs }),
     )
-    return quoted(headers['etag'])
+    return headers
   }
 
   async #xml(
@@ -554,14 +585,23 @@ export class S3Driver {
     options: Try,
     request: Omit<HotRequest, 'bucket' | 'key'>,
   ): Promise<string> {
+    const { body } = await this.#whole(action, key, options, request)
+    return body.toString()
+  }
+
+  #whole(
+    action: string,
+    key: string | undefined,
+    options: Try,
+    request: Omit<HotRequest, 'bucket' | 'key'>,
+  ): Promise<WireHead & { readonly body: Buffer }> {
     const { bucket = this.#config.bucket } = options
-    const answer = await this.#hot(action, key, options, async (signal, credentials) => {
+    return this.#hot(action, key, options, async (signal, credentials) => {
       const found = await this.#collect({ ...request, bucket, key }, credentials, signal)
       // A long job is answered with 200 before it is done, and may fail all the same.
       if (found.body.subarray(0, 500).includes('<Error>')) throw answerError({ ...found, status: 500 }, found.body)
       return found
     })
-    return answer.body.toString()
   }
 
   #hot<T>(
@@ -575,6 +615,15 @@ export class S3Driver {
         return send(signal, await this.credentials())
       }),
     )
+  }
+
+  /** What the server's clock is ahead of ours, as far as it is known and matters. */
+  get clockOffsetMs(): number {
+    return this.#transport.clockOffsetMs
+  }
+
+  #request(action: string, key: string | undefined, { bucket = this.#config.bucket }: Pick<Try, 'bucket'>): S3Request {
+    return { action, bucket, key, endpoint: this.#config.endpoint }
   }
 
   /** Those that the next request is signed with. */
@@ -601,25 +650,31 @@ export class S3Driver {
   }
 
   async #once<T>(action: string, key: string | undefined, options: Try, send: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const { endpoint, timeoutMs } = this.#config
-    const bucket = options.bucket ?? this.#config.bucket
-    const request: S3Request = { action, bucket, key, endpoint }
-    const limitMs = options.timeoutMs ?? timeoutMs
+    const request = this.#request(action, key, options)
+    const limitMs = options.timeoutMs ?? this.#config.timeoutMs
     const stop = new Stop(options.signal)
     const { signal } = stop
     stop.after(limitMs, () => tookTooLong(request, limitMs))
     try {
       const credentials = await this.#credentials?.get()
-      for (let renewed = false; ; renewed = true) {
+      let renewed = false
+      let corrected = false
+      for (;;) {
         try {
           return await send(signal)
         } catch (thrown) {
           // Whatever the request made of its aborted signal.
           signal.throwIfAborted()
           const error = toS3Error(thrown, request)
+          // The answer to HEAD has no code: any refusal by a server whose time is another one is about the time.
+          const refused = error.outcome === 'auth' || error.outcome === 'permission'
+          if (refused && !corrected && (this.#transport.correctClock(dateOf(thrown)) || error.code === 'S3_CLOCK_SKEWED')) {
+            corrected = true
+            continue
+          }
           // A lease that was revoked before its time: newer credentials may do.
-          const stale = credentials !== undefined && !renewed && noLongerValid.has(error.code)
-          if (!stale) throw error
+          if (credentials === undefined || renewed || !noLongerValid.has(error.code)) throw error
+          renewed = true
           this.#credentials?.refuse(credentials.accessKeyId)
         }
       }
@@ -651,9 +706,16 @@ export class S3Driver {
       requestChecksumCalculation: checksum,
       responseChecksumValidation: checksum,
       maxAttempts: 1,
+      systemClockOffset: this.#transport.clockOffsetMs,
       requestHandler: { connectionTimeout: connectTimeoutMs, httpAgent: agent, httpsAgent: agent },
     }
   }
+}
+
+/** When the server answered, by its own clock. */
+function dateOf(thrown: unknown): string | undefined {
+  const { $response } = thrown as { readonly $response?: { readonly headers?: Readonly<Record<string, string>> } }
+  return $response?.headers?.['date']
 }
 
 function isSlowDown(error: unknown): boolean {
@@ -686,7 +748,21 @@ function checksumHeaders(checksum: Checksum | undefined): Record<string, string>
   return checksum === undefined ? {} : { [`x-amz-checksum-${checksum.algorithm}`]: checksum.value }
 }
 
-function openedOf(headers: Readonly<Record<string, string>>): OpenedHead {
+function confirmedBy(headers: Readonly<Record<string, string>>): ConfirmedEncryption {
+  return {
+    server: headers['x-amz-server-side-encryption'],
+    customer: headers['x-amz-server-side-encryption-customer-algorithm'],
+  }
+}
+
+/** @throws RemoteError `S3_LENGTH_MISSING` */
+function openedOf(headers: Readonly<Record<string, string>>, request: S3Request): OpenedHead {
+  const [, first, last] = /^bytes (\d+)-(\d+)/.exec(headers['content-range'] ?? '') ?? []
+  const offset = Number(first ?? 0)
+  // What a proxy has cut into chunks has no length of its own; that of a range is known all the same.
+  const length = Number(headers['content-length'] ?? (last === undefined ? NaN : Number(last) + 1 - offset))
+  if (Number.isNaN(length)) throw lengthMissing(request)
+
   const metadata: Record<string, string> = {}
   for (const name in headers) {
     if (name.startsWith('x-amz-meta-')) metadata[name.slice('x-amz-meta-'.length)] = headers[name] ?? ''
@@ -694,8 +770,8 @@ function openedOf(headers: Readonly<Record<string, string>>): OpenedHead {
   return {
     etag: quoted(headers['etag']),
     lastModified: new Date(headers['last-modified'] ?? 0),
-    length: Number(headers['content-length'] ?? 0),
-    offset: Number(/^bytes (\d+)-/.exec(headers['content-range'] ?? '')?.[1] ?? 0),
+    length,
+    offset,
     contentEncoding: headers['content-encoding'],
     metadata,
     checksum: wholeChecksum(headers),

@@ -321,6 +321,25 @@ export function bodyCut(request: S3Request, received: number, expected: number):
   })
 }
 
+/** The head of the answer gives no length: what comes cannot be told from what was cut. */
+export function lengthMissing(request: S3Request): RemoteError {
+  return new RemoteError(`the answer to ${request.action} on ${place(request)} does not say how long it is`, {
+    code: 'S3_LENGTH_MISSING',
+    serverCode: 'OK',
+    context: { ...request },
+  })
+}
+
+/** The answer does not confirm the encryption that was asked for. */
+export function encryptionIgnored(request: S3Request, kind: string, stored: boolean): RemoteError {
+  const what = stored ? 'it was stored without it, and is there' : 'nothing was stored'
+  return new RemoteError(`the server ignores encryption (${kind}) of ${place(request)}: ${what}`, {
+    code: 'S3_ENCRYPTION_IGNORED',
+    serverCode: 'OK',
+    context: { ...request, kind, stored },
+  })
+}
+
 /** One try of a request was given no more time. */
 export function tookTooLong(request: S3Request, timeoutMs: number): OperationTimeoutError {
   return new OperationTimeoutError(`${request.action} on ${place(request)} took longer than ${timeoutMs} ms`, {

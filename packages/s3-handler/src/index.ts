@@ -1,4 +1,11 @@
-export { MAX_PART_SIZE, MIN_PART_SIZE, type S3Config, s3ConfigSchema, type S3ConfigInput } from './config.ts'
+export {
+  MAX_PART_SIZE,
+  MIN_PART_SIZE,
+  type S3Config,
+  s3ConfigFromEnvironment,
+  s3ConfigSchema,
+  type S3ConfigInput,
+} from './config.ts'
 export type { S3CopyOptions, S3CopySource } from './copy.ts'
 export type { S3CredentialProvider, S3Credentials } from './credentials.ts'
 export type { S3Dialect } from './dialect.ts'

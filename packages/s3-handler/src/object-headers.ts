@@ -69,6 +69,19 @@ function encryptionHeaders(encryption: S3Encryption | undefined): Record<string,
   }
 }
 
+/** What an answer says of the encryption of what was stored: the values of its two headers. */
+export interface ConfirmedEncryption {
+  readonly server: string | undefined
+  readonly customer: string | undefined
+}
+
+/** Whether the server did what it was asked for. One that does not know encryption answers as if nobody had asked. */
+export function isEncrypted(encryption: S3Encryption | undefined, { server, customer }: ConfirmedEncryption): boolean {
+  if (encryption === undefined) return true
+  if (encryption.kind === 'customer') return customer !== undefined
+  return encryption.kind === 's3' ? server !== undefined : server?.startsWith('aws:kms') === true
+}
+
 /** For every request that touches the bytes of an object under a customer's key; with `copy-source` for that of the source. */
 export function customerKeyHeaders(key: Uint8Array | undefined, of: '' | 'copy-source-' = ''): Record<string, string> {
   if (key === undefined) return {}

@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto'
 import { type CallOptions, ConfigError } from '@common-handlers/core'
 import type { SigningCredentials } from './credentials.ts'
+import type { S3Driver } from './driver.ts'
 import { type ObjectHeaders, objectHeaders } from './object-headers.ts'
 import type { S3Parts } from './parts.ts'
 import { amzDate, encodeQuery, RequestSigner } from './sigv4.ts'
@@ -74,7 +75,7 @@ async function presign(
 ): Promise<S3Presigned> {
   const { protocol, host, path } = driver.address(config().bucket, fullKey(key))
   const credentials = await driver.credentials()
-  const { date, seconds, expiresAt, scope, signer } = begin(config().region, credentials, options)
+  const { date, seconds, expiresAt, scope, signer } = begin(driver, config().region, credentials, options)
   const signed: Record<string, string> = { ...headers, host }
   const names = Object.keys(signed).toSorted()
   const query = encodeQuery({
@@ -103,7 +104,7 @@ export async function presignPost(
   const full = fullKey(key)
   const { protocol, host, path } = driver.address(bucket)
   const credentials = await driver.credentials()
-  const { date, expiresAt, scope, signer } = begin(region, credentials, options)
+  const { date, expiresAt, policyEnd, scope, signer } = begin(driver, region, credentials, options)
   const fields: Record<string, string> = {
     ...objectHeaders(options),
     'x-amz-algorithm': ALGORITHM,
@@ -115,7 +116,7 @@ export async function presignPost(
   const range = maxBytes === undefined && minBytes === 0 ? [] : [['content-length-range', minBytes, maxBytes ?? MAX_POST_BYTES]]
   const below = full.endsWith('/')
   const policy = {
-    expiration: expiresAt.toISOString(),
+    expiration: policyEnd.toISOString(),
     conditions: [
       { bucket },
       below ? ['starts-with', '$key', full] : { key: full },
@@ -140,18 +141,26 @@ interface Begun {
   readonly date: string
   readonly seconds: number
   readonly expiresAt: Date
+  /** The same by the server's clock. */
+  readonly policyEnd: Date
   readonly scope: string
   readonly signer: RequestSigner
 }
 
-function begin(region: string, credentials: SigningCredentials, { expiresInMs = DEFAULT_EXPIRY_MS }: S3PresignOptions): Begun {
+function begin(
+  { clockOffsetMs }: S3Driver,
+  region: string,
+  credentials: SigningCredentials,
+  { expiresInMs = DEFAULT_EXPIRY_MS }: S3PresignOptions,
+): Begun {
   if (!(expiresInMs >= 1_000 && expiresInMs <= MAX_EXPIRY_MS))
     throw new ConfigError(`an address holds between one second and 7 days, not ${expiresInMs} ms`, { code: 'S3_OPTIONS_INVALID' })
-  const now = new Date()
-  const date = amzDate(now)
+  const now = Date.now()
+  const date = amzDate(new Date(now + clockOffsetMs))
   const seconds = Math.floor(expiresInMs / 1_000)
-  const end = now.getTime() + seconds * 1_000
+  const end = now + seconds * 1_000
   const signer = new RequestSigner(region, 's3')
   const expiresAt = new Date(Math.min(end, credentials.expiration?.getTime() ?? end))
-  return { date, seconds, expiresAt, scope: signer.scope(date), signer }
+  const policyEnd = new Date(expiresAt.getTime() + clockOffsetMs)
+  return { date, seconds, expiresAt, policyEnd, scope: signer.scope(date), signer }
 }

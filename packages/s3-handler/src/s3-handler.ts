@@ -19,7 +19,7 @@ import {
   withDeadline,
 } from '@common-handlers/core'
 import { conditionalPut, type Condition } from './conditional.ts'
-import { parseConfig, type S3Config, type S3ConfigInput } from './config.ts'
+import { givenOnly, parseConfig, type S3Config, s3ConfigFromEnvironment, type S3ConfigInput, type Variables } from './config.ts'
 import { CredentialCache, type S3CredentialProvider } from './credentials.ts'
 import { copyObject, moveObject, type S3CopyOptions, type S3CopySource } from './copy.ts'
 import { probeDialect, type S3Dialect } from './dialect.ts'
@@ -168,6 +168,7 @@ export class S3Handler implements AsyncDisposable {
   readonly #parts: S3Parts
   readonly #credentials: CredentialCache | undefined
   #bucketSeen = false
+  readonly #classesSeen = new Set<string>()
   #deletesMany = true
 
   /** Where the objects are: `s3://bucket/prefix`, no slash at the end. */
@@ -196,6 +197,17 @@ export class S3Handler implements AsyncDisposable {
       ownKey: (fullKey) => this.#ownKey(fullKey),
       where: (key) => this.#where(key),
     }
+  }
+
+  /**
+   * With the endpoint, region and keys that {@link s3ConfigFromEnvironment} finds, where the options have none of their own.
+   * @throws ConfigError `S3_CONFIG_INVALID`
+   */
+  static fromEnvironment(options: S3HandlerOptions, variables?: Variables): S3Handler {
+    const { endpoint, region, ...keys } = s3ConfigFromEnvironment(variables)
+    const own = givenOnly(options)
+    const hasKeys = own.credentials !== undefined || own.accessKeyId !== undefined
+    return new S3Handler({ ...givenOnly({ endpoint, region }), ...(hasKeys ? {} : keys), ...own })
   }
 
   /**
@@ -354,13 +366,9 @@ export class S3Handler implements AsyncDisposable {
    */
   async put(key: string, body: S3Body, options: S3PutOptions & ResumeOptions = {}): Promise<S3WrittenObject> {
     return this.#run(options, `writing ${this.#where(key)}`, async (signal) => {
-      const context = this.#uploadContext(signal)
-      if (isFile(body)) return uploadFile(context, this.#fullKey(key), body, options)
-      if (options.resume !== undefined || options.onToken !== undefined)
-        throw new ConfigError('only the upload of a file can be resumed', { code: 'S3_OPTIONS_INVALID' })
-      if (typeof body === 'string') return uploadBytes(context, this.#fullKey(key), Buffer.from(body), options)
-      if (body instanceof Uint8Array) return uploadBytes(context, this.#fullKey(key), body, options)
-      return uploadStream(context, this.#fullKey(key), body, options)
+      const written = await this.#upload(this.#fullKey(key), body, options, signal)
+      await this.#reportClass(key, options, signal)
+      return written
     })
   }
 
@@ -475,6 +483,7 @@ export class S3Handler implements AsyncDisposable {
     const source = typeof from === 'string' ? { key: from } : from
     return this.#run(options, `copying to ${this.#where(to)}`, async (signal) => {
       const { etag, size } = await copyObject(this.#parts, source, to, options, signal)
+      await this.#reportClass(to, options, signal)
       return { etag, size }
     })
   }
@@ -685,11 +694,39 @@ export class S3Handler implements AsyncDisposable {
     })
   }
 
+  async #upload(
+    fullKey: string,
+    body: S3Body,
+    options: S3PutOptions & ResumeOptions,
+    signal: AbortSignal,
+  ): Promise<S3WrittenObject> {
+    const context = this.#uploadContext(signal)
+    if (isFile(body)) return uploadFile(context, fullKey, body, options)
+    if (options.resume !== undefined || options.onToken !== undefined)
+      throw new ConfigError('only the upload of a file can be resumed', { code: 'S3_OPTIONS_INVALID' })
+    if (typeof body === 'string') return uploadBytes(context, fullKey, Buffer.from(body), options)
+    if (body instanceof Uint8Array) return uploadBytes(context, fullKey, body, options)
+    return uploadStream(context, fullKey, body, options)
+  }
+
+  /** No answer to a write tells the class: the first object of each is looked at, and a server that ignores it is told of. */
+  async #reportClass(key: string, { storageClass, encryption }: ObjectHeaders, signal: AbortSignal): Promise<void> {
+    if (storageClass === undefined || storageClass === 'STANDARD' || this.#classesSeen.has(storageClass)) return
+    this.#classesSeen.add(storageClass)
+    const customerKey = encryption?.kind === 'customer' ? encryption.key : undefined
+    // Who may write need not be allowed to look.
+    const found = await this.#driver.headObject(this.#fullKey(key), { customerKey, signal }).catch(() => undefined)
+    if (found === undefined || found.storageClass === storageClass) return
+    const stored = found.storageClass ?? 'STANDARD'
+    this.#logger.warn({ key: this.#where(key), storageClass, stored }, 'the server ignores the storage class')
+  }
+
   async #putIf(key: string, body: Uint8Array | string, condition: Condition, options: S3PutOptions): Promise<S3ConditionalWrite> {
     const bytes = typeof body === 'string' ? Buffer.from(body) : body
     return this.#run(options, `writing ${this.#where(key)}`, async (signal) => {
       const context = { driver: this.#driver, retry: this.#retry(signal), signal }
       const etag = await conditionalPut(context, this.#fullKey(key), bytes, condition, options)
+      if (etag !== undefined) await this.#reportClass(key, options, signal)
       return etag === undefined ? { written: false } : { written: true, etag, size: bytes.byteLength }
     })
   }

@@ -1,5 +1,6 @@
 import { hash } from 'node:crypto'
 import type { Readable } from 'node:stream'
+import { ConfigError } from '@common-handlers/core'
 import type { S3Config } from './config.ts'
 import type { SigningCredentials } from './credentials.ts'
 import { amzDate, encodePath, encodeQuery, RequestSigner } from './sigv4.ts'
@@ -15,6 +16,9 @@ export interface HotRequest {
   readonly headers?: Readonly<Record<string, string>> | undefined
   readonly body?: Uint8Array | undefined
 }
+
+/** The server takes clocks that are 15 minutes off; another 10 are for what passes before it looks. */
+const TOLERATED_SKEW_MS = 5 * 60_000
 
 const EMPTY_SHA256 = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
 
@@ -34,6 +38,7 @@ export class Transport {
   readonly #signer: RequestSigner
   /** One for each host: with `bucket.host`, a request to another bucket goes to another one. */
   readonly #wires = new Map<string, Wire>()
+  #clockOffsetMs = 0
 
   constructor(config: S3Config) {
     this.#config = config
@@ -50,6 +55,19 @@ export class Transport {
   get #signsBodies(): boolean {
     const { signPayload } = this.#config
     return signPayload === 'always' || (signPayload === 'http' && this.#endpoint.protocol === 'http:')
+  }
+
+  /** What the server's clock is ahead of ours, as far as it matters; requests are signed by its time. */
+  get clockOffsetMs(): number {
+    return this.#clockOffsetMs
+  }
+
+  /** Takes the `Date` of an answer for the time. False where ours was near enough. */
+  correctClock(date: string | undefined): boolean {
+    const offset = Date.parse(date ?? '') - Date.now()
+    if (!(Math.abs(offset - this.#clockOffsetMs) > TOLERATED_SKEW_MS)) return false
+    this.#clockOffsetMs = offset
+    return true
   }
 
   get connections(): number {
@@ -93,9 +111,9 @@ export class Transport {
   /** Where a bucket or an object is. The path is encoded. */
   address(bucket: string, key?: string): { readonly protocol: string; readonly host: string; readonly path: string } {
     const { protocol } = this.#endpoint
-    // A certificate for *.host does not cover a bucket with a dot in its name.
-    const asPath =
-      (this.#config.forcePathStyle ?? this.#config.endpoint !== undefined) || (protocol === 'https:' && bucket.includes('.'))
+    // A certificate for *.host does not cover a bucket with a dot in its name; some old names are no part of any host.
+    const asHost = protocol === 'https:' ? /^[a-z0-9-]+$/ : /^[a-z0-9.-]+$/
+    const asPath = (this.#config.forcePathStyle ?? this.#config.endpoint !== undefined) || !asHost.test(bucket)
     const host = asPath ? this.#endpoint.host : `${bucket}.${this.#endpoint.host}`
     const path = `${this.#base}/${encodePath(asPath ? (key === undefined ? bucket : `${bucket}/${key}`) : (key ?? ''))}`
     return { protocol, host, path }
@@ -115,9 +133,11 @@ export class Transport {
       ...request.headers,
       host,
       'x-amz-content-sha256': payloadHash,
-      'x-amz-date': amzDate(new Date()),
+      'x-amz-date': amzDate(new Date(Date.now() + this.#clockOffsetMs)),
     }
     if (credentials.sessionToken !== undefined) headers['x-amz-security-token'] = credentials.sessionToken
+    for (const name in headers) if (UNFIT_FOR_HEADER.test(headers[name] ?? '')) throw unfitHeader(name)
+    if (UNFIT_FOR_HEADER.test(credentials.accessKeyId)) throw unfitHeader('authorization')
     headers['authorization'] = this.#signer.authorization({ method, path, query, headers, payloadHash }, credentials)
     if (body !== undefined || method === 'PUT' || method === 'POST') headers['content-length'] = String(body?.byteLength ?? 0)
     return { wire: this.#wire(host), made: { method, target: query === '' ? path : `${path}?${query}`, headers, body } }
@@ -138,6 +158,17 @@ export class Transport {
     }
     return wire
   }
+}
+
+/** A line break would begin another header. */
+const UNFIT_FOR_HEADER = /[^\t\x20-\x7e\x80-\xff]/
+
+/** Without its value, which may be a secret. */
+function unfitHeader(name: string): ConfigError {
+  return new ConfigError(`what is given for the header ${name} holds a line break, or something else that it cannot carry`, {
+    code: 'S3_OPTIONS_INVALID',
+    context: { name },
+  })
 }
 
 /** An answer that reports an error, in the shape of the SDK's exceptions. */

@@ -286,15 +286,24 @@ class MultipartUpload {
   /** Ends with the caller's signal, and as soon as one part has failed for good. */
   readonly signal: AbortSignal
   readonly uploadId: string
+  /** As far as the server has said; where it has not, each part must. */
+  readonly #encrypted: boolean
   #sent = 0
   #begun = 0
 
-  private constructor(context: UploadContext, key: string, headers: PutHeaders, size: number | undefined, uploadId: string) {
+  private constructor(
+    context: UploadContext,
+    key: string,
+    headers: PutHeaders,
+    size: number | undefined,
+    { uploadId, encrypted }: { readonly uploadId: string; readonly encrypted: boolean },
+  ) {
     this.#context = context
     this.#key = key
     this.#headers = headers
     this.#size = size
     this.uploadId = uploadId
+    this.#encrypted = encrypted
     this.signal = AbortSignal.any([context.signal, this.#stop.signal])
   }
 
@@ -309,12 +318,12 @@ class MultipartUpload {
     // Not given the caller's signal: an answer that nobody waits for would leave an upload whose id nobody knows.
     const signal = new AbortController().signal
     const options = { ...headers, checksumAlgorithm: context.checksum, signal }
-    const uploadId = await retry(() => context.driver.createMultipartUpload(key, options), context.retry)
-    return new MultipartUpload(context, key, headers, size, uploadId)
+    const begun = await retry(() => context.driver.createMultipartUpload(key, options), context.retry)
+    return new MultipartUpload(context, key, headers, size, begun)
   }
 
   static resume(context: UploadContext, key: string, headers: PutHeaders, size: number, uploadId: string): MultipartUpload {
-    return new MultipartUpload(context, key, headers, size, uploadId)
+    return new MultipartUpload(context, key, headers, size, { uploadId, encrypted: false })
   }
 
   get parts(): number {
@@ -347,12 +356,13 @@ class MultipartUpload {
     const { driver, retry: retryOptions } = this.#context
     const { encryption } = this.#headers
     const headers = encryption?.kind === 'customer' ? customerKeyHeaders(encryption.key) : {}
+    const options = { signal: this.signal, checksum, headers, encryption: this.#encrypted ? undefined : encryption }
     const upload = async (): Promise<void> => {
       try {
-        this.#etags[number - 1] = await retry(
-          () => driver.uploadPart(this.#key, this.uploadId, number, bytes, { signal: this.signal, checksum, headers }),
-          { ...retryOptions, signal: this.signal },
-        )
+        this.#etags[number - 1] = await retry(() => driver.uploadPart(this.#key, this.uploadId, number, bytes, options), {
+          ...retryOptions,
+          signal: this.signal,
+        })
         sent()
         this.#progress(bytes.byteLength)
       } catch (error) {

@@ -1,6 +1,5 @@
 import { connect, isIP, type Socket } from 'node:net'
 import { Readable } from 'node:stream'
-import { connect as connectTls } from 'node:tls'
 
 // HTTP/1.1 for the requests that transfers are made of. Node's own client allocates 64 kB for each read and leaves it to
 // the collector, which cost 1.5 CPU seconds and 200 MB for a download of 1 GiB; here a socket reads into the memory where
@@ -38,7 +37,7 @@ export interface WireSettings {
 export interface BodyMemory {
   /** Where the next bytes go; empty where there is no room. */
   space(): Uint8Array
-  /** So many bytes lie there now. Gives false to hear no more until it is resumed: below {@link READ_BYTES} of room. */
+  /** So many bytes lie there now. Gives false to hear no more until it is resumed: below {@link LATE_BYTES} of room. */
   filled(count: number): boolean
 }
 
@@ -64,7 +63,9 @@ const MAX_IDLE = 64
 const MAX_HEAD_BYTES = 256 * 1024
 const MAX_COLLECTED_BYTES = 64 * 1024 * 1024
 /** The most that is read at a time without memory of its own. */
-export const READ_BYTES: number = 64 * 1024
+const READ_BYTES = 64 * 1024
+/** The most that may still come after a sink has said that it wants no more: one read, and with TLS what it decrypts to. */
+export const LATE_BYTES: number = READ_BYTES + 32 * 1024
 /** Bodies up to this size travel in one write with their head. */
 const JOINED_BYTES = 16 * 1024
 
@@ -131,7 +132,8 @@ export class Wire {
               const space = memory.space()
               if (space.byteLength === 0) throw new RangeError('the body is longer than was asked for')
               const part = rest.subarray(0, space.byteLength)
-              if (part.buffer !== space.buffer) space.set(part)
+              // They are there already, unless the place was chosen before the memory moved on.
+              if (part.buffer !== space.buffer || part.byteOffset !== space.byteOffset) space.set(part)
               more = memory.filled(part.byteLength)
               rest = rest.subarray(part.byteLength)
             }
@@ -154,24 +156,35 @@ export class Wire {
       onError(options.signal.reason as Error)
       return
     }
-    let connection = this.#idle.pop()
-    if (connection === undefined) {
-      const made: Connection = new Connection(this.#settings, {
-        idle: () => {
-          if (this.#idle.length < MAX_IDLE) this.#idle.push(made)
-          else made.destroy()
-        },
-        closed: () => {
-          this.#all.delete(made)
-          const index = this.#idle.indexOf(made)
-          if (index !== -1) this.#idle.splice(index, 1)
-        },
-      })
-      this.#all.add(made)
-      connection = made
-    }
-    connection.run({ request, onHead, onError }, options)
+    const idle = this.#idle.pop()
+    // The server may have closed it a moment ago, before it saw the request: that is no failure, a new one takes it.
+    const onStale = idle !== undefined && isRepeatable(request) ? () => this.#connect().run(exchange, options) : undefined
+    const exchange: Exchange = { request, onHead, onError }
+    const connection = idle ?? this.#connect()
+    connection.run(exchange, options, onStale)
   }
+
+  #connect(): Connection {
+    const made: Connection = new Connection(this.#settings, {
+      idle: () => {
+        if (this.#idle.length < MAX_IDLE) this.#idle.push(made)
+        else made.destroy()
+      },
+      closed: () => {
+        this.#all.delete(made)
+        const index = this.#idle.indexOf(made)
+        if (index !== -1) this.#idle.splice(index, 1)
+      },
+    })
+    this.#all.add(made)
+    return made
+  }
+}
+
+/** What may be done twice without anybody asking. A write with a condition may not: the second finds what the first wrote. */
+function isRepeatable({ method, headers }: WireRequest): boolean {
+  if (method === 'GET' || method === 'HEAD') return true
+  return method !== 'POST' && headers['if-match'] === undefined && headers['if-none-match'] === undefined
 }
 
 function collecting(reject: (error: Error) => void, done: (body: Buffer) => void): BodySink {
@@ -228,6 +241,8 @@ class Connection {
   #exchange: Exchange | undefined
   #sink: BodySink | undefined
   #letGo: (() => void) | undefined
+  /** Makes the request elsewhere, while nothing of an answer has come. */
+  #onStale: (() => void) | undefined
   #head = ''
   #framing: Framing = 'none'
   /** Bytes of the body, or of its chunk, that are to come. */
@@ -249,7 +264,7 @@ class Connection {
     }
     const options = { host, port, onread, noDelay: true, keepAlive: true }
     const servername = isIP(host) === 0 ? host : ''
-    this.#socket = tls ? connectTls({ ...options, servername, ALPNProtocols: ['http/1.1'] }) : connect(options)
+    this.#socket = tls ? tlsModule().connect({ ...options, servername, ALPNProtocols: ['http/1.1'] }) : connect(options)
     this.#connecting = setTimeout(() => {
       const message = `did not establish a connection in ${connectTimeoutMs} ms`
       this.#fail(socketError(message, 'ETIMEDOUT', { name: 'TimeoutError', syscall: 'connect' }))
@@ -259,15 +274,15 @@ class Connection {
       if (this.#exchange === undefined && this.#sink === undefined) this.destroy()
       else this.#fail(socketError('nothing moved on the connection for too long', 'ESOCKETTIMEDOUT', { name: 'TimeoutError' }))
     })
-    this.#socket.on('error', (error) => this.#fail(error))
+    this.#socket.on('error', (error) => this.#lost(error))
     this.#socket.on('end', () => this.#ended())
-    this.#socket.on('close', () => {
-      this.#fail(socketError('the connection was closed', 'ECONNRESET'))
-    })
+    this.#socket.on('close', () => this.#lost(socketError('the connection was closed', 'ECONNRESET')))
   }
 
-  run(exchange: Exchange, options: WireOptions): void {
+  /** `onStale`: what to do instead of failing when the server has closed the connection before it answers a byte. */
+  run(exchange: Exchange, options: WireOptions, onStale?: () => void): void {
     this.#exchange = exchange
+    this.#onStale = onStale
     this.#head = ''
     const { signal, stallTimeoutMs } = options
     const abort = (): void => this.#fail(signal.reason as Error)
@@ -314,6 +329,7 @@ class Connection {
 
   /** What came from the socket. Gives false to hear no more until `resume`. */
   #read(bytes: Uint8Array): boolean {
+    this.#onStale = undefined
     try {
       let rest = bytes
       let more = true
@@ -404,7 +420,19 @@ class Connection {
     if (this.#sink !== undefined && this.#framing === 'until-close') {
       this.#keep = false
       this.#finish()
-    } else this.#fail(socketError('the server closed the connection', 'ECONNRESET'))
+    } else this.#lost(socketError('the server closed the connection', 'ECONNRESET'))
+  }
+
+  /** The other side has ended the connection. */
+  #lost(error: Error): void {
+    const onStale = this.#onStale
+    if (onStale === undefined || this.#closed) {
+      this.#fail(error)
+      return
+    }
+    this.#exchange = undefined
+    this.#shut()
+    onStale()
   }
 
   #finish(): void {
@@ -443,6 +471,11 @@ class Connection {
     this.#socket.destroy()
     this.#hooks.closed()
   }
+}
+
+/** Loaded with the first connection that needs it: it costs 17 ms of CPU and 5 MB. */
+function tlsModule(): typeof import('node:tls') {
+  return process.getBuiltinModule('node:tls')
 }
 
 function latin1(bytes: Uint8Array): string {

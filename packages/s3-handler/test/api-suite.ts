@@ -10,7 +10,8 @@ import { mkdir, mkdtemp, readdir, readFile, rm, symlink, utimes, writeFile } fro
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
+import { silentLogger } from '@common-handlers/core'
 import { z } from 'zod'
 import { type S3Dialect, S3Handler, type S3HandlerOptions, type S3SyncResult } from '../src/index.ts'
 import { S3Proxy, type SeenRequest } from './s3-proxy.ts'
@@ -375,25 +376,51 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
   })
 
   describe('storage class and encryption', () => {
-    it('class is stored, or ignored', async () => {
-      await s3.put('stored/class', 'x', { storageClass: 'STANDARD_IA' })
+    it('class is stored, or a server that ignores it is told of, once', async () => {
+      const told: unknown[] = []
+      const logger = { ...silentLogger, warn: (fields: unknown) => void told.push(fields) }
+      const one = handler({ logger })
+      for (const key of ['stored/class', 'stored/class-2']) await one.put(key, 'x', { storageClass: 'STANDARD_IA' })
       expect((await s3.head('stored/class')).storageClass).toBe(can.classes ? 'STANDARD_IA' : undefined)
+      const ignored = { key: `${one.url}/stored/class`, storageClass: 'STANDARD_IA', stored: 'STANDARD' }
+      expect(told).toEqual(can.classes ? [] : [ignored])
       await s3.copy('stored/class', 'stored/class', { storageClass: 'STANDARD' })
       expect((await s3.head('stored/class')).storageClass).toBeUndefined()
     })
 
-    it('by keys of the server is stored, or ignored', async () => {
-      await s3.put('stored/sse', 'x', { encryption: { kind: 's3' } })
-      expect((await s3.head('stored/sse')).encryption).toBe(can.encryption ? 'AES256' : undefined)
-      expect(await s3.getText('stored/sse')).toBe('x')
+    it('by keys of the server is stored, or an error', async () => {
+      const encryption = { kind: 's3' } as const
+      const small = handler({ partSize: 5 * MIB })
+      await small.put('stored/plain', Buffer.alloc(6 * MIB))
+      const puts = [
+        () => s3.put('stored/sse', 'x', { encryption }),
+        () => small.put('stored/sse-parts', Buffer.alloc(6 * MIB), { encryption }),
+        () => s3.putIfAbsent('stored/sse-absent', 'x', { encryption }),
+        () => s3.copy('stored/class', 'stored/sse-copy', { encryption }),
+        () => s3.copy('stored/plain', 'stored/sse-copy-parts', { encryption, multipartThreshold: MIB, partSize: 5 * MIB }),
+      ]
+      for (const put of puts) {
+        if (can.encryption) await put()
+        else await expect(put()).rejects.toMatchObject({ code: 'S3_ENCRYPTION_IGNORED', retry: 'never' })
+      }
+      if (can.encryption) expect((await s3.head('stored/sse')).encryption).toBe('AES256')
+      // Of what goes in parts nothing is there: it is seen before they are joined.
+      expect(await s3.exists('stored/sse-parts')).toBe(can.encryption)
+      expect(await collect(s3.listUnfinishedUploads('stored/'))).toEqual([])
     })
 
-    it('by a key of KMS is asked for as S3 wants it', async () => {
+    it.each([
+      [{ etag: '"x"', 'x-amz-server-side-encryption': 'aws:kms' }, true],
+      [{ etag: '"x"', 'x-amz-server-side-encryption': 'AES256' }, false],
+      [{ etag: '"x"' }, false],
+    ])('by a key of KMS is asked for as S3 wants it; the answer %j is believed: %j', async (headers, believed) => {
       proxy.seen.length = 0
-      proxy.fault = () => ({ status: 200, code: '', headers: { etag: '"x"' } })
+      proxy.fault = () => ({ status: 200, code: '', headers })
+      const encryption = { kind: 'kms', keyId: 'alias/lake', bucketKey: true } as const
       try {
-        const through = handler({ endpoint: proxy.endpoint })
-        await through.put('stored/kms', 'x', { encryption: { kind: 'kms', keyId: 'alias/lake', bucketKey: true } })
+        const put = handler({ endpoint: proxy.endpoint }).put('stored/kms', 'x', { encryption })
+        if (believed) expect(await put).toMatchObject({ size: 1 })
+        else await expect(put).rejects.toMatchObject({ code: 'S3_ENCRYPTION_IGNORED', context: { kind: 'kms', stored: true } })
       } finally {
         proxy.fault = () => undefined
       }
@@ -404,21 +431,27 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
       })
     })
 
-    it("by a customer's key needs the key at each reading, unless the server ignores it", async () => {
+    it("by a customer's key needs the key at each reading, or is an error", async () => {
       const key = randomBytes(32)
       const encryption = { kind: 'customer', key } as const
       const small = handler({ partSize: 5 * MIB })
       const bytes = randomBytes(6 * MIB)
+      if (!can.encryption) {
+        const ignored = { code: 'S3_ENCRYPTION_IGNORED' }
+        await expect(s3.put('stored/sse-c', 'shown', { encryption })).rejects.toMatchObject(ignored)
+        await expect(small.put('stored/sse-c-parts', bytes, { encryption })).rejects.toMatchObject(ignored)
+        expect(await s3.exists('stored/sse-c-parts')).toBe(false)
+        return
+      }
       await s3.put('stored/sse-c', 'hidden', { encryption })
       await small.put('stored/sse-c-parts', bytes, { encryption })
       expect(await s3.getText('stored/sse-c', { customerKey: key })).toBe('hidden')
       expect((await s3.getBytes('stored/sse-c-parts', { customerKey: key })).bytes.equals(bytes)).toBe(true)
-      expect(await s3.head('stored/sse-c', { customerKey: key })).toMatchObject({ size: 6 })
+      expect(await s3.head('stored/sse-c', { customerKey: key })).toMatchObject({ size: 6, encryption: 'customer' })
       await s3.copy({ key: 'stored/sse-c', customerKey: key }, 'stored/sse-c-2', { encryption })
       expect(await s3.getText('stored/sse-c-2', { customerKey: key })).toBe('hidden')
-      const without = s3.getText('stored/sse-c')
-      if (can.encryption) await expect(without).rejects.toMatchObject({ context: { status: 400, serverCode: 'InvalidArgument' } })
-      else expect(await without).toBe('hidden')
+      const refused = { context: { status: 400, serverCode: 'InvalidArgument' } }
+      await expect(s3.getText('stored/sse-c')).rejects.toMatchObject(refused)
       await expect(s3.get('stored/sse-c', { customerKey: randomBytes(16) })).rejects.toMatchObject({ code: 'S3_OPTIONS_INVALID' })
     })
   })
@@ -599,6 +632,7 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
         tags: true,
         versioning: 'off',
         encryption: { s3: can.encryption, customer: can.encryption },
+        storageClasses: can.classes,
         changed: {},
       })
       expect(await collect(s3.list('_dialect/'))).toEqual([])
@@ -682,6 +716,20 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
       expect(await chain({})).toBe('AuthError S3_NO_CREDENTIALS')
     })
 
+    it('come from the environment, with endpoint and region, where it is asked for', async () => {
+      const { endpoint, region, accessKeyId, secretAccessKey, bucket } = address
+      const variables = {
+        AWS_ENDPOINT_URL_S3: endpoint,
+        AWS_REGION: region,
+        AWS_ACCESS_KEY_ID: accessKeyId,
+        AWS_SECRET_ACCESS_KEY: secretAccessKey,
+      }
+      const one = S3Handler.fromEnvironment({ bucket, prefix: folder, endpoint: undefined }, variables)
+      open.push(one)
+      await one.put('environment', 'x')
+      expect(await s3.getText('environment')).toBe('x')
+    })
+
     it('come from a profile', async () => {
       const home = await mkdtemp(join(tmpdir(), 's3-profile-'))
       try {
@@ -761,6 +809,39 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
         code: 'S3_CREDENTIALS_FAILED',
         message: 'the credential provider failed: sealed',
       })
+    })
+  })
+
+  describe('a clock that is wrong', () => {
+    beforeEach(() => void vi.useFakeTimers({ toFake: ['Date'] }))
+    afterEach(() => void vi.useRealTimers())
+
+    it.each([-1, 1])('by %i hours is set right by the first answer', async (hours) => {
+      await s3.put('clock', 'x')
+      vi.setSystemTime(Date.now() + hours * 3_600_000)
+      proxy.seen.length = 0
+      const one = handler({ endpoint: proxy.endpoint, retry: { attempts: 1 } })
+      expect(await one.head('clock')).toMatchObject({ size: 1 })
+      expect(proxy.seen.map(({ status }) => status)).toEqual([403, 200])
+      await one.put('clock', 'y')
+      expect(await one.getText('clock')).toBe('y')
+      expect(proxy.seen.map(({ status }) => status)).toEqual([403, 200, 200, 200])
+      // Requests of the SDK, and addresses, take the same time.
+      expect(await one.getTags('clock')).toEqual({})
+      const { url } = await one.presignGet('clock')
+      expect((await fetch(url)).status).toBe(200)
+    })
+
+    it('is no reason to try a request again that is not allowed', async () => {
+      proxy.seen.length = 0
+      proxy.fault = () => ({ status: 403, code: 'AccessDenied' })
+      try {
+        const denied = handler({ endpoint: proxy.endpoint }).put('clock', 'x')
+        await expect(denied).rejects.toMatchObject({ code: 'S3_ACCESS_DENIED' })
+      } finally {
+        proxy.fault = () => undefined
+      }
+      expect(proxy.seen).toHaveLength(1)
     })
   })
 
