@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { HandlerError, retry, type RetryOptions } from '@common-handlers/core'
 import type { S3Driver } from './driver.ts'
-import type { ObjectHeaders } from './object-headers.ts'
+import { customerKeyOf, type ObjectHeaders } from './object-headers.ts'
 
 /** Metadata by which a writer knows its own object again after an answer was lost. */
 const WRITE_ID = 'write-id'
@@ -37,7 +37,7 @@ export async function conditionalPut(
       } catch (error) {
         if (!HandlerError.is(error)) throw error
         const missed = error.code === 'S3_PRECONDITION_FAILED' || error.code === 'S3_OBJECT_NOT_FOUND'
-        if (missed) return unanswered ? await writtenByUs(context, key, id) : undefined
+        if (missed) return unanswered ? await writtenByUs(context, key, id, headers) : undefined
         if (error.retry === 'if-idempotent') unanswered = true
         throw error
       }
@@ -45,7 +45,7 @@ export async function conditionalPut(
   } catch (error) {
     if (!unanswered || signal.aborted) throw error
     // Out of tries, and one of them may have been applied: what is there now decides, if the server lets us look.
-    const etag = await writtenByUs(context, key, id).catch(() => undefined)
+    const etag = await writtenByUs(context, key, id, headers).catch(() => undefined)
     if (etag === undefined) throw error
     return etag
   }
@@ -55,9 +55,10 @@ async function writtenByUs(
   { driver, signal, retry: options }: ConditionalContext,
   key: string,
   id: string,
+  { encryption }: ObjectHeaders,
 ): Promise<string | undefined> {
   try {
-    const found = await retry(() => driver.headObject(key, { signal }), options)
+    const found = await retry(() => driver.headObject(key, { customerKey: customerKeyOf(encryption), signal }), options)
     return found.metadata[WRITE_ID] === id ? found.etag : undefined
   } catch (error) {
     if (HandlerError.is(error) && error.outcome === 'not-found') return undefined

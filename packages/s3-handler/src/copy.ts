@@ -1,7 +1,14 @@
 import { type CallOptions, ConfigError, ConflictError, HandlerError, retry } from '@common-handlers/core'
 import type { ObjectDetails } from './driver.ts'
 import { encryptionIgnored, objectChanged } from './errors.ts'
-import { customerKeyHeaders, isEncrypted, type ObjectHeaders, objectHeaders, type S3Encryption } from './object-headers.ts'
+import {
+  customerKeyHeaders,
+  customerKeyOf,
+  isEncrypted,
+  type ObjectHeaders,
+  objectHeaders,
+  type S3Encryption,
+} from './object-headers.ts'
 import type { S3Parts } from './parts.ts'
 import { readTags } from './tagging.ts'
 
@@ -93,7 +100,7 @@ export async function moveObject(
   const target = parts.fullKey(to)
   if (key === target) throw new ConfigError(`${parts.where(from)} cannot be moved onto itself`, { code: 'S3_OPTIONS_INVALID' })
   const { etag, size, source } = await copyObject(parts, { key: from }, to, options, signal)
-  const customerKey = options.encryption?.kind === 'customer' ? options.encryption.key : undefined
+  const customerKey = customerKeyOf(options.encryption)
   const copy = await parts.try(signal, () => driver.headObject(target, { customerKey, signal }))
   const request = { action: 'MoveObject', bucket: config.bucket, endpoint: config.endpoint }
   if (copy.size !== size || copy.etag !== etag) throw objectChanged({ ...request, key: target })
@@ -165,7 +172,7 @@ async function copyWhole(job: CopyJob): Promise<string> {
 async function assertEncrypted({ parts, key, signal }: CopyJob, encryption: S3Encryption, etag: string): Promise<void> {
   const { driver } = parts
   const { bucket, endpoint } = parts.config()
-  const customerKey = encryption.kind === 'customer' ? encryption.key : undefined
+  const customerKey = customerKeyOf(encryption)
   const found = await parts.try(signal, () => driver.headObject(key, { customerKey, signal }))
   const { encryption: server } = found
   if (found.etag !== etag || isEncrypted(encryption, { server, customer: server === 'customer' ? server : undefined })) return
@@ -220,7 +227,7 @@ async function copyPart(
   range: { readonly PartNumber: number; readonly CopySourceRange: string },
   signal: AbortSignal,
 ): Promise<string> {
-  const customerKey = options.encryption?.kind === 'customer' ? options.encryption.key : undefined
+  const customerKey = customerKeyOf(options.encryption)
   const headers = { ...sourceHeaders, ...customerKeyHeaders(customerKey) }
   const timeoutMs = parts.config().timeoutMs * 10
   const answer = await parts.driver.send(
@@ -237,7 +244,7 @@ async function complete(
   uploadId: string,
   etags: readonly string[],
 ): Promise<string> {
-  const customerKey = options.encryption?.kind === 'customer' ? options.encryption.key : undefined
+  const customerKey = customerKeyOf(options.encryption)
   try {
     return await parts.try(signal, () => parts.driver.completeMultipartUpload(key, uploadId, etags, { signal }))
   } catch (error) {

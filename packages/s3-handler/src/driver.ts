@@ -319,7 +319,7 @@ export class S3Driver {
       // XML cannot carry every character that a key may hold.
       'encoding-type': 'url',
     }
-    const xml = await this.#xml('ListObjectsV2', undefined, options, { method: 'GET', query })
+    const xml = await this.#xml('ListObjectsV2', 'ListBucketResult', undefined, options, { method: 'GET', query })
     const encoding = textOf(xml, 'EncodingType')
     const items = elements(xml, 'Contents').map((object) => ({
       key: decodeKey(textOf(object, 'Key') ?? '', encoding),
@@ -362,11 +362,9 @@ export class S3Driver {
       algorithm === undefined
         ? {}
         : { 'x-amz-checksum-algorithm': algorithm.toUpperCase(), 'x-amz-checksum-type': wholeOrParts(algorithm) }
-    const { headers, body } = await this.#whole('CreateMultipartUpload', key, options, {
-      method: 'POST',
-      query: { uploads: '' },
-      headers: { ...storedAs(options), ...checksum },
-    })
+    const request = { method: 'POST', query: { uploads: '' }, headers: { ...storedAs(options), ...checksum } } as const
+    const root = 'InitiateMultipartUploadResult'
+    const { headers, body } = await this.#whole('CreateMultipartUpload', key, options, request, root)
     const uploadId = textOf(body.toString(), 'UploadId') ?? ''
     return { uploadId, encrypted: isEncrypted(options.encryption, confirmedBy(headers)) }
   }
@@ -396,7 +394,7 @@ export class S3Driver {
     const parts: StoredPart[] = []
     for (let marker: string | undefined; ;) {
       const query = { uploadId, 'part-number-marker': marker }
-      const xml = await this.#xml('ListParts', key, options, { method: 'GET', query })
+      const xml = await this.#xml('ListParts', 'ListPartsResult', key, options, { method: 'GET', query })
       for (const part of elements(xml, 'Part')) {
         const partNumber = Number(textOf(part, 'PartNumber') ?? 0)
         parts.push({ partNumber, size: Number(textOf(part, 'Size') ?? 0), etag: quoted(textOf(part, 'ETag')) })
@@ -429,6 +427,7 @@ export class S3Driver {
     const timeoutMs = (options.timeoutMs ?? this.#config.timeoutMs) * COMPLETE_TIMEOUT_FACTOR
     const xml = await this.#xml(
       'CompleteMultipartUpload',
+      'CompleteMultipartUploadResult',
       key,
       { ...options, timeoutMs },
       {
@@ -452,7 +451,7 @@ export class S3Driver {
   }
 
   async abortMultipartUpload(key: string, uploadId: string, options: Try): Promise<void> {
-    await this.#xml('AbortMultipartUpload', key, options, { method: 'DELETE', query: { uploadId } })
+    await this.#whole('AbortMultipartUpload', key, options, { method: 'DELETE', query: { uploadId } })
   }
 
   async listMultipartUploads(
@@ -489,7 +488,7 @@ export class S3Driver {
     options: Try & { readonly versionId?: string | undefined; readonly ifMatch?: string | undefined },
   ): Promise<void> {
     const { versionId, ifMatch } = options
-    await this.#xml('DeleteObject', key, options, {
+    await this.#whole('DeleteObject', key, options, {
       method: 'DELETE',
       query: { versionId },
       headers: conditions(undefined, ifMatch),
@@ -508,7 +507,7 @@ export class S3Driver {
   }
 
   async headBucket(options: Try): Promise<void> {
-    await this.#xml('HeadBucket', undefined, options, { method: 'HEAD' })
+    await this.#whole('HeadBucket', undefined, options, { method: 'HEAD' })
   }
 
   async createBucket(options: Try): Promise<void> {
@@ -573,33 +572,42 @@ export class S3Driver {
   ): Promise<Readonly<Record<string, string>>> {
     const timeoutMs = Math.ceil((options.timeoutMs ?? this.#config.timeoutMs) + body.byteLength / TRICKLE_BYTES_PER_MS)
     const { bucket, stallTimeoutMs } = this.#config
-    const { headers } = await this.#hot(action, key, { ...options, timeoutMs }, (signal, credentials) =>
-      this.#transport.collect({ method: 'PUT', bucket, key, body, ...request }, credentials, { signal, stallTimeoutMs }),
-    )
-    return headers
+    return this.#hot(action, key, { ...options, timeoutMs }, async (signal, credentials) => {
+      const made = { method: 'PUT', bucket, key, body, ...request } as const
+      const { headers } = await this.#transport.collect(made, credentials, { signal, stallTimeoutMs })
+      // Whoever answers a write without an etag has not stored it.
+      if (headers['etag'] === undefined) throw new TypeError('it has no etag')
+      return headers
+    })
   }
 
   async #xml(
     action: string,
+    root: string,
     key: string | undefined,
     options: Try,
     request: Omit<HotRequest, 'bucket' | 'key'>,
   ): Promise<string> {
-    const { body } = await this.#whole(action, key, options, request)
+    const { body } = await this.#whole(action, key, options, request, root)
     return body.toString()
   }
 
+  /** With `root`, the body is that element: the page of a proxy is no empty list, and half a list no end of one. */
   #whole(
     action: string,
     key: string | undefined,
     options: Try,
     request: Omit<HotRequest, 'bucket' | 'key'>,
+    root?: string,
   ): Promise<WireHead & { readonly body: Buffer }> {
     const { bucket = this.#config.bucket } = options
     return this.#hot(action, key, options, async (signal, credentials) => {
       const found = await this.#collect({ ...request, bucket, key }, credentials, signal)
+      const { body } = found
       // A long job is answered with 200 before it is done, and may fail all the same.
-      if (found.body.subarray(0, 500).includes('<Error>')) throw answerError({ ...found, status: 500 }, found.body)
+      if (body.subarray(0, 500).includes('<Error>')) throw answerError({ ...found, status: 500 }, body)
+      if (root !== undefined && !(body.includes(`<${root}`) && body.subarray(-100).includes(`</${root}>`)))
+        throw new TypeError(`it is no whole ${root}`)
       return found
     })
   }

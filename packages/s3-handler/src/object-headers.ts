@@ -82,6 +82,11 @@ export function isEncrypted(encryption: S3Encryption | undefined, { server, cust
   return encryption.kind === 's3' ? server !== undefined : server?.startsWith('aws:kms') === true
 }
 
+/** What a look at the object needs. */
+export function customerKeyOf(encryption: S3Encryption | undefined): Uint8Array | undefined {
+  return encryption?.kind === 'customer' ? encryption.key : undefined
+}
+
 /** For every request that touches the bytes of an object under a customer's key; with `copy-source` for that of the source. */
 export function customerKeyHeaders(key: Uint8Array | undefined, of: '' | 'copy-source-' = ''): Record<string, string> {
   if (key === undefined) return {}

@@ -34,7 +34,7 @@ import {
   type S3DownloadOptions,
 } from './download.ts'
 import { assertKey, type S3Request } from './errors.ts'
-import type { ObjectHeaders } from './object-headers.ts'
+import { customerKeyOf, type ObjectHeaders } from './object-headers.ts'
 import type { S3Parts } from './parts.ts'
 import {
   presignGet,
@@ -713,7 +713,7 @@ export class S3Handler implements AsyncDisposable {
   async #reportClass(key: string, { storageClass, encryption }: ObjectHeaders, signal: AbortSignal): Promise<void> {
     if (storageClass === undefined || storageClass === 'STANDARD' || this.#classesSeen.has(storageClass)) return
     this.#classesSeen.add(storageClass)
-    const customerKey = encryption?.kind === 'customer' ? encryption.key : undefined
+    const customerKey = customerKeyOf(encryption)
     // Who may write need not be allowed to look.
     const found = await this.#driver.headObject(this.#fullKey(key), { customerKey, signal }).catch(() => undefined)
     if (found === undefined || found.storageClass === storageClass) return

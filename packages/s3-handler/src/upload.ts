@@ -5,7 +5,7 @@ import { CapacityError, ConfigError, ConflictError, HandlerError, retry, type Re
 import { onAbort } from './abort.ts'
 import { type Checksum, type ChecksumAlgorithm, checksumOf, joinCrc32 } from './checksum.ts'
 import type { S3Driver } from './driver.ts'
-import { customerKeyHeaders, type ObjectHeaders } from './object-headers.ts'
+import { customerKeyHeaders, customerKeyOf, type ObjectHeaders } from './object-headers.ts'
 
 const MIB = 1024 * 1024
 /** S3's limit on the parts of one upload. */
@@ -355,7 +355,7 @@ class MultipartUpload {
     const number = this.parts
     const { driver, retry: retryOptions } = this.#context
     const { encryption } = this.#headers
-    const headers = encryption?.kind === 'customer' ? customerKeyHeaders(encryption.key) : {}
+    const headers = customerKeyHeaders(customerKeyOf(encryption))
     const options = { signal: this.signal, checksum, headers, encryption: this.#encrypted ? undefined : encryption }
     const upload = async (): Promise<void> => {
       try {
@@ -436,7 +436,8 @@ class MultipartUpload {
 
   async #completedBefore(): Promise<string | undefined> {
     const { driver, signal } = this.#context
-    const found = await driver.headObject(this.#key, { signal }).catch((error: unknown) => {
+    const customerKey = customerKeyOf(this.#headers.encryption)
+    const found = await driver.headObject(this.#key, { customerKey, signal }).catch((error: unknown) => {
       if (HandlerError.is(error) && error.outcome === 'not-found') return undefined
       throw error
     })

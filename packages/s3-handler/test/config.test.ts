@@ -1,7 +1,7 @@
 import { inspect } from 'node:util'
 import { configKeys } from '@common-handlers/core'
 import { describe, expect, it } from 'vitest'
-import { S3Handler, type S3HandlerOptions, s3ConfigSchema } from '../src/index.ts'
+import { S3Handler, type S3HandlerOptions, s3ConfigFromEnvironment, s3ConfigSchema } from '../src/index.ts'
 
 const problem = (options: unknown): unknown => {
   try {
@@ -71,6 +71,39 @@ describe('options', () => {
     const handler = new S3Handler(options)
     expect(inspect(handler, { depth: 10, showHidden: true })).not.toContain('never-to-be-printed')
     expect(JSON.stringify(handler)).not.toContain('never-to-be-printed')
+  })
+})
+
+describe('the environment', () => {
+  const keys = { AWS_ACCESS_KEY_ID: 'key', AWS_SECRET_ACCESS_KEY: 'never-shown' }
+
+  it.each([
+    ['nothing', { AWS_REGION: '' }, {}],
+    ['an endpoint of all services', { AWS_ENDPOINT_URL: 'http://all' }, { endpoint: 'http://all' }],
+    ['that of S3 first', { AWS_ENDPOINT_URL: 'http://all', AWS_ENDPOINT_URL_S3: 'http://s3' }, { endpoint: 'http://s3' }],
+    ['none where it is to be ignored', { AWS_ENDPOINT_URL: 'http://all', AWS_IGNORE_CONFIGURED_ENDPOINT_URLS: 'true' }, {}],
+    ['a region', { AWS_DEFAULT_REGION: 'eu-west-1', AWS_REGION: 'eu-central-1' }, { region: 'eu-central-1' }],
+    ['the other region', { AWS_DEFAULT_REGION: 'eu-west-1' }, { region: 'eu-west-1' }],
+    ['keys', { ...keys, AWS_SESSION_TOKEN: 't' }, { accessKeyId: 'key', secretAccessKey: 'never-shown', sessionToken: 't' }],
+    ['no half of them', { AWS_ACCESS_KEY_ID: 'key' }, {}],
+    ['no keys beside a profile', { ...keys, AWS_PROFILE: 'lake' }, {}],
+  ])('gives %s', (_, variables, expected) => {
+    expect(s3ConfigFromEnvironment(variables)).toEqual(expected)
+  })
+
+  it('comes after the options, and its keys not beside other credentials', () => {
+    const variables = { ...keys, AWS_ENDPOINT_URL: 'not an address' }
+    const make = (options: Partial<S3HandlerOptions>): unknown => {
+      try {
+        return S3Handler.fromEnvironment({ bucket: 'lake', ...options }, variables)
+      } catch (error) {
+        return error
+      }
+    }
+    expect(make({})).toMatchObject({ code: 'S3_CONFIG_INVALID', message: expect.stringContaining('endpoint') as string })
+    const endpoint = 'http://127.0.0.1'
+    expect(make({ endpoint })).toBeInstanceOf(S3Handler)
+    expect(make({ endpoint, credentials: async () => ({ accessKeyId: 'a', secretAccessKey: 'b' }) })).toBeInstanceOf(S3Handler)
   })
 })
 
