@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { findEngine } from '../packages/testkit/src/containers/engine.ts'
 import { freePorts } from '../packages/testkit/src/index.ts'
 import {
-  appLayer,
+  appDigest,
   buildImage,
   buildImages,
   engineOutput,
@@ -120,7 +120,7 @@ if (process.argv.includes('--again')) {
   for (const { app, program } of images) {
     const tag = imageTag(app, '-again')
     await buildImage(engine, app, { tag, options: ['--no-cache'] })
-    const [first, second] = [await appLayer(engine, imageTag(app)), await appLayer(engine, tag)]
+    const [first, second] = [await appDigest(engine, imageTag(app)), await appDigest(engine, tag)]
     await engineOutput(engine, 'image', 'rm', tag)
     process.stdout.write(`${program}: ${first === second ? `again ${first}` : `${first}, then ${second}`}\n`)
     if (first !== second) process.exitCode = 1

@@ -20,14 +20,14 @@ describeWith(['engine'], 'a server in a container', ({ engine }) => {
   beforeAll(async () => {
     service = await startContainerService(engine)
     for (const [name, value] of Object.entries({ ...service.environment, TESTCONTAINERS: '1' })) vi.stubEnv(name, value)
-  })
+  }, 900_000)
   afterAll(async () => {
     vi.unstubAllEnvs()
     await service?.[Symbol.asyncDispose]()
   })
 
   it('PostgreSQL takes its password and settings, and is gone after stop', async () => {
-    const server = await startPostgres({ settings: { max_connections: '20' } })
+    await using server = await startPostgres({ settings: { max_connections: '20' } })
     const database = await createDatabase(server)
     await runOnPostgres(
       database,

@@ -60,12 +60,14 @@ export async function copySources(): Promise<AsyncDisposable & { readonly path: 
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) }
 }
 
-/** The layer that holds /app: the last one. */
-export async function appLayer(engine: EngineAddress, tag: string): Promise<string> {
-  const layers = JSON.parse(
-    await engineOutput(engine, 'image', 'inspect', '--format', '{{json .RootFS.Layers}}', tag),
-  ) as readonly string[]
-  return layers.at(-1) ?? ''
+/** The digest of the layer that holds /app, the last one. Docker's also holds the times of the build: there it is that of the files. */
+export async function appDigest(engine: EngineAddress, tag: string): Promise<string> {
+  if (engine.name === 'docker') {
+    const files = 'tar --sort=name --mtime=@0 -C / -cf - app | sha256sum'
+    return await engineOutput(engine, 'run', '--rm', ...locked, '--no-healthcheck', '--entrypoint', 'sh', tag, '-c', files)
+  }
+  const layers = await engineOutput(engine, 'image', 'inspect', '--format', '{{json .RootFS.Layers}}', tag)
+  return (JSON.parse(layers) as readonly string[]).at(-1) ?? ''
 }
 
 /**

@@ -3,7 +3,7 @@ import { appendFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describeWith } from '@common-handlers/testkit'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { appLayer, buildImage, buildImages, copySources, engineOutput, images, imageTag, locked } from './image-build.ts'
+import { appDigest, buildImage, buildImages, copySources, engineOutput, images, imageTag, locked } from './image-build.ts'
 
 // The images, built from docker/ as a user builds them and looked at from outside: what is in them, what is not, and how
 // they start.
@@ -116,7 +116,7 @@ describeWith(['engine'], 'the images', ({ engine }) => {
     try {
       expect(steps(log, 'RUN pnpm fetch')).toEqual(['cached'])
       expect(steps(log, 'RUN pnpm install')).toEqual(['run'])
-      expect(await appLayer(engine, tag)).toBe(await appLayer(engine, imageTag('ingestor')))
+      expect(await appDigest(engine, tag)).toBe(await appDigest(engine, imageTag('ingestor')))
       const told = [
         await succeed('image', 'inspect', tag),
         await succeed('history', '--no-trunc', tag),

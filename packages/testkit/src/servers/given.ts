@@ -30,7 +30,8 @@ const readers: { readonly [K in ServerKind]: () => Addresses[K] } = {
   engine() {
     const name = required('engine', 'TEST_ENGINE')
     if (name !== 'docker' && name !== 'podman') throw new ServerUnavailable('engine', 'TEST_ENGINE is docker or podman')
-    return { kind: 'engine', name, command: [name], environment: {}, buildOptions: [], limitedRun: ['run'] }
+    const buildOptions = name === 'docker' ? ['--progress=plain'] : ['--format', 'docker', '--timestamp', '0']
+    return { kind: 'engine', name, command: [name], environment: {}, buildOptions, limitedRun: ['run'] }
   },
   s3: () => seaweedfs('s3'),
   versitygw: () => ({ kind: 'versitygw', ...store('versitygw', 'TEST_VERSITYGW') }),
