@@ -24,7 +24,7 @@ export type Encoding = (typeof encodings)[number]
 export interface SpoolingOptions {
   /** In order of preference; none for direct results. Default `['json+zstd', 'json']`. */
   readonly encodings?: readonly Encoding[] | undefined
-  /** Segments that are fetched ahead of the reader, at once. Default 2. */
+  /** Segments that are fetched ahead of the reader, at once: more for a store that is far away. Default 1. */
   readonly parallel?: number | undefined
 }
 
@@ -187,9 +187,13 @@ export const trinoConfigSchema: z.ZodType<TrinoConfig, TrinoConfigInput> = z
           .array(z.enum(encodings))
           .default([...encodings])
           .describe('encodings of spooled results in order of preference; `[]` for direct results'),
-        parallel: z.int().positive().default(2).describe('segments that are fetched ahead of the reader, at once'),
+        parallel: z
+          .int()
+          .positive()
+          .default(1)
+          .describe('segments that are fetched ahead of the reader, at once; more for a store that is far away'),
       })
-      .default({ encodings: [...encodings], parallel: 2 }),
+      .default({ encodings: [...encodings], parallel: 1 }),
     heartbeatMs: z
       .int()
       .positive()

@@ -342,7 +342,7 @@ describe('TrinoHandler against a scripted HTTP server', () => {
       }
       await using server = await FaultServer.playing(spooled(undefined, [first, second]))
       server.answering(answers)
-      await using trino = handler(server)
+      await using trino = handler(server, { spooling: { parallel: 2 } })
       expect((await trino.query('SELECT n FROM t')).rows).toEqual([{ n: 1n }, { n: 9_007_199_254_740_993n }, { n: 3n }])
       expect(server.log.filter((line) => line.startsWith('GET /ack')).toSorted()).toEqual(['GET /ack/s1', 'GET /ack/s2'])
     })
