@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process'
 import { getEventListeners, once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { promisify } from 'node:util'
 import { afterEach, describe, expect, it } from 'vitest'
 import { onAbort, Stop } from '../src/abort.ts'
 import { parseConfig } from '../src/config.ts'
@@ -10,13 +12,13 @@ import { Transport } from '../src/transport.ts'
 let server: Server | undefined
 let asked = 0
 
-/** A handler of a server that gives every request the same answer. */
-async function answering(
+/** The options of a server that gives every request the same answer. */
+async function serving(
   status: number,
   headers: Readonly<Record<string, string>>,
   body: string,
   options: Partial<S3HandlerOptions> = {},
-): Promise<S3Handler> {
+): Promise<S3HandlerOptions> {
   asked = 0
   server = createServer((_, response) => {
     asked++
@@ -27,7 +29,11 @@ async function answering(
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
   const endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-  return new S3Handler({ endpoint, bucket: 'lake', accessKeyId: 'key', secretAccessKey: 'never-shown', ...options })
+  return { endpoint, bucket: 'lake', accessKeyId: 'key', secretAccessKey: 'never-shown', ...options }
+}
+
+async function answering(...args: Parameters<typeof serving>): Promise<S3Handler> {
+  return new S3Handler(await serving(...args))
 }
 
 afterEach(() => {
@@ -82,6 +88,30 @@ describe('a proxy that answers with a page of its own', () => {
     await using s3 = await answering(status, { 'content-type': 'text/html' }, page, { retry: { attempts: 1 } })
     await expect(s3.getText('a')).rejects.toMatchObject({ code, context: { status } })
   })
+})
+
+it('loads nothing of the SDK for transfers with keys that are given', async () => {
+  const options = await serving(200, { etag: '"a"', 'content-length': '1' }, 'x', { retry: { attempts: 1 } })
+  const script = `
+    import { registerHooks } from 'node:module'
+    const loaded = []
+    registerHooks({
+      resolve: (name, context, next) => {
+        if (/^@(aws|smithy)/.test(name)) loaded.push(name)
+        return next(name, context)
+      },
+    })
+    const { S3Handler } = await import('@common-handlers/s3-handler')
+    const s3 = new S3Handler(${JSON.stringify(options)})
+    const { size } = await s3.put('a', 'x')
+    const text = await s3.getText('a')
+    const before = [...loaded]
+    await s3.getTags('a').catch(() => undefined)
+    process.stdout.write(JSON.stringify({ size, text, before, after: loaded.includes('@aws-sdk/client-s3') }))
+    await s3.close()`
+  const flags = ['--conditions=@common-handlers/source', '--input-type=module', '-e', script]
+  const { stdout } = await promisify(execFile)(process.execPath, flags, { cwd: import.meta.dirname, timeout: 30_000 })
+  expect(JSON.parse(stdout)).toEqual({ size: 1, text: 'x', before: [], after: true })
 })
 
 describe('what a header cannot carry', () => {
