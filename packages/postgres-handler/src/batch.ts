@@ -22,6 +22,7 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   #rows: unknown[] = []
   #read: RowReader | undefined
   #unreadable: unknown
+  #committed = false
 
   constructor(statements: readonly BoundStatement[], format: RowFormat, leading = 0) {
     super()
@@ -37,6 +38,10 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   override get place(): string | undefined {
     const count = this.#statements.length - this.#leading
     return count === 1 ? undefined : `statement ${this.#results.length - this.#leading + 1} of ${count}`
+  }
+
+  override get committed(): boolean {
+    return this.#committed
   }
 
   submit(wire: Wire): null {
@@ -64,7 +69,9 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   }
 
   override handleCommandComplete({ text }: { readonly text: string }): void {
-    this.#results.push({ fields: this.#fields, rows: this.#rows, ...readCommandTag(text) })
+    const { command, rowCount } = readCommandTag(text)
+    if (command === 'COMMIT') this.#committed = true
+    this.#results.push({ fields: this.#fields, rows: this.#rows, rowCount, command })
     this.#fields = []
     this.#rows = []
     this.#read = undefined
@@ -81,7 +88,7 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   }
 
   handleReadyForQuery(): void {
-    if (this.#unreadable === undefined) this.succeed(this.#results.slice(this.#leading))
+    if (this.#unreadable === undefined) this.succeed(this.#leading === 0 ? this.#results : this.#results.slice(this.#leading))
     else this.fail(this.#unreadable)
   }
 

@@ -115,25 +115,17 @@ export class Connection {
   }
 
   /** Several statements in one round trip; their results in the same order. */
-  async batch(
+  batch(
     statements: readonly BoundStatement[],
     format: RowFormat,
     signal: AbortSignal | undefined,
     ending?: Ending,
   ): Promise<RawResult<unknown>[]> {
-    const alone = this.#settings !== undefined && !this.#inTransaction && ending === undefined
-    const leading = alone ? [unbound(this.#settings.beforeStatement)] : []
-    const results = await this.exchange(
-      new StatementBatch(leading.length === 0 ? statements : [...leading, ...statements], format, leading.length),
-      signal,
-      ending,
-    )
-    // COMMIT AND CHAIN, or COMMIT and BEGIN, leave another transaction behind than the one they have ended.
-    if (this.#inTransaction && ending === undefined && results.some(({ command }) => command === 'COMMIT')) {
-      this.#leftTransaction = true
-      throw transactionEnded()
+    if (this.#settings === undefined || this.#inTransaction || ending !== undefined) {
+      return this.exchange(new StatementBatch(statements, format), signal, ending)
     }
-    return results
+    const leading = [unbound(this.#settings.beforeStatement)]
+    return this.exchange(new StatementBatch([...leading, ...statements], format, leading.length), signal)
   }
 
   /** Any number of statements, one after the other, in one implicit transaction unless they say otherwise. */
@@ -161,12 +153,12 @@ export class Connection {
         signal &&
         onAbort(signal, () => {
           exchange.interrupt(signal.reason)
-          cancelled = this.#cancel()
+          cancelled = this.#cancel().then(() => exchange.giveUp(signal.reason))
         })
       this.#busy = exchange.holds
       client.submit(exchange)
       const result = await exchange.done
-      if (ending === undefined) this.#assertTransaction()
+      if (ending === undefined) this.#assertTransaction(exchange.committed)
       return result
     } catch (error) {
       signal?.throwIfAborted()
@@ -339,8 +331,11 @@ export class Connection {
     return this.#leftTransaction
   }
 
-  #assertTransaction(): void {
-    if (this.#inTransaction && this.#hasLeftTransaction()) throw transactionEnded()
+  /** `committed`: a COMMIT was among what has run; AND CHAIN, or BEGIN, leave another transaction behind than it ended. */
+  #assertTransaction(committed = false): void {
+    if (!this.#inTransaction) return
+    this.#leftTransaction ||= committed
+    if (this.#hasLeftTransaction()) throw transactionEnded()
   }
 
   /** Waits until the connection is free. Call `#done` when it is again. */

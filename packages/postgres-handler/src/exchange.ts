@@ -36,11 +36,21 @@ export abstract class Exchange<T> implements Submittable {
     return undefined
   }
 
+  /** A statement was a COMMIT. */
+  get committed(): boolean {
+    return false
+  }
+
   abstract submit(wire: Wire): null
   abstract handleReadyForQuery(wire: Wire): void
 
   /** The call was aborted; the server is asked to cancel besides. */
   interrupt(_reason: unknown): void {}
+
+  /** The server is done with it after an abort; what has not come to its end by then is not waited for. */
+  giveUp(reason: unknown): void {
+    this.fail(reason)
+  }
 
   handleError(error: Error): void {
     this.fail(error)

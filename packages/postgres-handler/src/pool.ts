@@ -76,6 +76,7 @@ interface Member {
   /** In the time of performance.now(). */
   readonly retireAt: number
   state: 'idle' | 'busy' | 'closing'
+  idleSince: number
   timer?: NodeJS.Timeout | undefined
 }
 
@@ -215,7 +216,6 @@ export class Pool {
   }
 
   #lend(member: Member): Loan {
-    clearTimeout(member.timer)
     member.state = 'busy'
     this.#counts.loans++
     return { client: member.client, release: () => (member.client.reusable ? this.#offer(member) : this.#close(member)) }
@@ -241,18 +241,30 @@ export class Pool {
       return
     }
     member.state = 'idle'
+    member.idleSince = now
     this.#idle.push(member)
-    this.#setTimer(member, this.#limits.idleTimeoutMs > 0 ? now + this.#limits.idleTimeoutMs : Infinity)
+    this.#watch(member)
   }
 
-  #setTimer(member: Member, closeAt: number): void {
-    const due = Math.min(closeAt, member.retireAt)
+  /** Closes what is idle for too long, or too old. The timer runs on while it is lent, for one a loan would be dear. */
+  #watch(member: Member): void {
+    if (member.timer !== undefined) return
+    const idleTimeoutMs = this.#limits.idleTimeoutMs === 0 ? Infinity : this.#limits.idleTimeoutMs
+    const due = Math.min(member.idleSince + idleTimeoutMs, member.retireAt)
     if (due === Infinity) return
     const left = Math.max(0, Math.min(due - performance.now(), MAX_TIMER_MS))
     member.timer = setTimeout(() => {
+      member.timer = undefined
+      if (member.state !== 'idle') return
       const now = performance.now()
-      if (now >= member.retireAt || (now >= closeAt && this.#open > this.#limits.min)) this.#close(member)
-      else this.#setTimer(member, now >= closeAt ? Infinity : closeAt)
+      const tooLong = now >= member.idleSince + idleTimeoutMs
+      if (now >= member.retireAt || (tooLong && this.#open > this.#limits.min)) {
+        this.#close(member)
+        return
+      }
+      // One of those that are kept.
+      if (tooLong) member.idleSince = now
+      this.#watch(member)
     }, left).unref()
   }
 
@@ -321,7 +333,7 @@ export class Pool {
       const client = await this.#server.connect(generation.held, attempt.signal)
       const { maxLifetimeMs } = this.#limits
       const lifetime = maxLifetimeMs === 0 ? Infinity : maxLifetimeMs * (1 - Math.random() * LIFETIME_JITTER)
-      const member: Member = { client, generation, retireAt: performance.now() + lifetime, state: 'busy' }
+      const member: Member = { client, generation, retireAt: performance.now() + lifetime, state: 'busy', idleSince: 0 }
       this.#members.add(member)
       generation.members.add(member)
       this.#counts.opened++

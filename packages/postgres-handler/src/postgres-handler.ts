@@ -331,46 +331,58 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     work: (connection: Connection, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     const begin = (outer: AbortSignal | undefined): Promise<T> =>
-      this.#lifecycle.run(outer, (signal) =>
-        this.#again(signal, options?.idempotent === true, async (begun) => {
-          const connection = new Connection(await this.#pool.acquire(signal), this.#settings)
-          begun()
-          try {
-            return await work(connection, signal)
-          } finally {
-            connection.release()
-          }
-        }),
-      )
+      this.#lifecycle.run(outer, (signal) => this.#lend(signal, options?.idempotent === true, work))
     // Most calls have neither, and signals that are made of others cost as much as a short query does.
     if (options?.signal === undefined && options?.timeoutMs === undefined) return begin(undefined)
     return withDeadline(options, { prefix: PREFIX, action }, ({ signal }) => begin(signal))
   }
 
-  /** Tries again what failed before `begun()`, and after it too what is idempotent. */
-  async #again<T>(signal: AbortSignal, idempotent: boolean, work: (begun: () => void) => Promise<T>): Promise<T> {
+  /** Lends a connection to work. What failed before there was one is tried again, and after it too what is idempotent. */
+  async #lend<T>(
+    signal: AbortSignal,
+    idempotent: boolean,
+    work: (connection: Connection, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
     const start = performance.now()
-    let sent = false
-    const begun = (): void => {
-      sent = true
-    }
-    const worthwhile = (error: unknown): boolean => mayHelp(error) && (idempotent || !sent)
-    let first: unknown
+    let connection: Connection | undefined
     try {
-      return await work(begun)
+      connection = new Connection(await this.#pool.acquire(signal), this.#settings)
+      return await work(connection, signal)
     } catch (error) {
-      if (!worthwhile(error)) throw error
-      first = error
+      if (!mayHelp(error) || (connection !== undefined && !idempotent)) throw error
+      connection?.release()
+      // Only what has failed pays for this.
+      return await this.#again(error, start, signal, idempotent, async (begun) => {
+        const another = new Connection(await this.#pool.acquire(signal), this.#settings)
+        begun()
+        try {
+          return await work(another, signal)
+        } finally {
+          another.release()
+        }
+      })
+    } finally {
+      connection?.release()
     }
+  }
+
+  /** Tries again after a first error, as often as the policy says; after `begun()` only what is idempotent. */
+  async #again<T>(
+    first: unknown,
+    start: number,
+    signal: AbortSignal,
+    idempotent: boolean,
+    work: (begun: () => void) => Promise<T>,
+  ): Promise<T> {
     const { attempts, budgetMs } = this.#config.retry
     const outcome = await retry<{ readonly value: T } | { readonly error: unknown }>(
       async (attempt) => {
         if (attempt === 1) throw first
-        sent = false
+        let sent = false
         try {
-          return { value: await work(begun) }
+          return { value: await work(() => (sent = true)) }
         } catch (error) {
-          if (worthwhile(error)) throw error
+          if (mayHelp(error) && (idempotent || !sent)) throw error
           return { error }
         }
       },
@@ -392,8 +404,16 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     const ended = this.#lifecycle.hold()
     const closing = this.#lifecycle.signal
     const signal = options?.signal === undefined ? closing : AbortSignal.any([options.signal, closing])
-    const acquire = (inner: AbortSignal): Promise<Connection> =>
-      this.#again(inner, false, async () => new Connection(await this.#pool.acquire(inner), this.#settings))
+    const acquire = async (inner: AbortSignal): Promise<Connection> => {
+      const start = performance.now()
+      const connect = async (): Promise<Connection> => new Connection(await this.#pool.acquire(inner), this.#settings)
+      try {
+        return await connect()
+      } catch (error) {
+        if (!mayHelp(error)) throw error
+        return await this.#again(error, start, inner, false, connect)
+      }
+    }
     try {
       yield* streamWithin({ timeoutMs: options?.timeoutMs, signal }, async function* (inner) {
         const connection = await acquire(inner)

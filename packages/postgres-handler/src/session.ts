@@ -149,18 +149,16 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
     params: readonly unknown[] | undefined,
     options: (CallOptions & ValueOptions) | undefined,
     as: RowFormat['as'] = 'arrays',
-  ): Promise<RawResult<unknown>> => {
+  ): Promise<readonly RawResult<unknown>[]> => {
     const { text, values } = asStatement(statement, params)
-    const bound = { text, values: bindValues(values) }
+    const bound = [{ text, values: bindValues(values) }]
     const format = { as, types: options?.types, columns: options?.columns }
-    return on(action, options, async (connection, signal) => {
-      const [result] = await connection.batch([bound], format, signal)
-      return result as RawResult<unknown>
-    })
+    return on(action, options, (connection, signal) => connection.batch(bound, format, signal))
   }
   return {
     async getRecords<T>(statement: string | SqlStatement, params?: readonly unknown[], options?: ReadOptions<T>): Promise<T[]> {
-      const records = (await read('the query', statement, params, options, 'records')).rows
+      const [result] = await read('the query', statement, params, options, 'records')
+      const records = (result as RawResult<unknown>).rows
       return options?.schema === undefined ? (records as T[]) : validated(records, options.schema)
     },
     async getRows<T extends readonly unknown[]>(
@@ -168,10 +166,12 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
       params?: readonly unknown[],
       options?: StatementOptions & ValueOptions,
     ): Promise<T[]> {
-      return (await read('the query', statement, params, options)).rows as T[]
+      const [result] = await read('the query', statement, params, options)
+      return (result as RawResult<unknown>).rows as T[]
     },
     async execute(statement, params, options) {
-      const { rowCount, command } = await read('the statement', statement, params, options)
+      const [result] = await read('the statement', statement, params, options)
+      const { rowCount, command } = result as RawResult<unknown>
       return { rowCount, command }
     },
     async *stream<T>(
