@@ -84,7 +84,7 @@ describeWith(['trino'], 'a load that is stopped', ({ trino }) => {
   ] as const)('by %s when there is no table yet: the next run makes it, with each row once', async (signal, code) => {
     await using world = await trinoWorld(trino)
     await writeRun(world.store, { mode: 'full', files: [auditRows(1, 100)] })
-    const [phase] = phases.filter(({ name }) => name === 'with the statement written down')
+    const phase = phases.find(({ name }) => name === 'with the statement written down')
     if (phase === undefined) expect.unreachable()
     expect(await stopAt(world, trino.url, phase, signal)).toBe(code)
     expect(await world.session.engine.exists({ signal: new AbortController().signal })).toBe(false)

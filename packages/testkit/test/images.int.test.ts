@@ -141,7 +141,7 @@ function steps(log: string, instruction: string): ('cached' | 'run')[] {
   return lines.flatMap((line, at) => {
     const step = /STEP \d+\/\d+:|^(#\d+) \[/.exec(line)
     if (step === null || !line.includes(instruction)) return []
-    const cached = step[1] === undefined ? lines[at + 1]?.includes('Using cache') : lines.includes(`${step[1]} CACHED`)
-    return [cached === true ? 'cached' : 'run']
+    const cached = step[1] === undefined ? (lines[at + 1] ?? '').includes('Using cache') : lines.includes(`${step[1]} CACHED`)
+    return [cached ? 'cached' : 'run']
   })
 }
