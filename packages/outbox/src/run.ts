@@ -64,7 +64,12 @@ export class RunContext implements DatabaseContext {
     return this.#timedOut
   }
 
-  async getRepository(): Promise<OutboxRepository> {
+  /** Handlers take it out of the context, so it brings the context along. */
+  get getRepository(): () => Promise<OutboxRepository> {
+    return () => this.#repository()
+  }
+
+  async #repository(): Promise<OutboxRepository> {
     this.assertRunning()
     if (!this.handler.needsDb)
       throw new ConflictError(`the handler of ${this.event.type} has no needsDb`, { code: 'OUTBOX_NO_DATABASE' })

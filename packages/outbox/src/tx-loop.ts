@@ -196,7 +196,8 @@ export class TxLoop {
     this.#current = context
     const outcome = await runHandler(event, context)
     this.#current = undefined
-    context.end()
+    const forgotten = context.end()
+    if (forgotten.length > 0) await this.#context.takeBack(handler.type, forgotten)
     const result = outcome.verdict === 'done' && savepoint.failure !== undefined ? failed(savepoint.failure) : outcome
     // Statements that are still on their way belong to a handler that did not wait for them.
     const late = context.timedOut || savepoint.busy
@@ -244,7 +245,7 @@ interface Ended {
 }
 
 /** SQLSTATE: an answer of the server, not a lost connection. */
-function isServerError(error: unknown): boolean {
+export function isServerError(error: unknown): boolean {
   return error instanceof Error && 'severity' in error && 'code' in error
 }
 
@@ -252,7 +253,7 @@ function isServerError(error: unknown): boolean {
  * The part of the transaction that belongs to one event. It begins with the first statement of the handler: a handler
  * that asks for nothing costs nothing.
  */
-class Savepoint implements Repositories {
+export class Savepoint implements Repositories {
   readonly #client: PoolClient
   readonly #schema: string
   #standing = false
