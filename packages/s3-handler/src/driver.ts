@@ -668,6 +668,7 @@ export class S3Driver {
       let renewed = false
       let corrected = false
       for (;;) {
+        const offset = this.#transport.clockOffsetMs
         try {
           return await send(signal)
         } catch (thrown) {
@@ -675,10 +676,11 @@ export class S3Driver {
           signal.throwIfAborted()
           const error = toS3Error(thrown, request)
           // The answer to HEAD has no code: any refusal by a server whose time is another one is about the time.
-          const refused = error.outcome === 'auth' || error.outcome === 'permission'
-          if (refused && !corrected && (this.#transport.correctClock(dateOf(thrown)) || error.code === 'S3_CLOCK_SKEWED')) {
-            corrected = true
-            continue
+          if (!corrected && (error.outcome === 'auth' || error.outcome === 'permission')) {
+            this.#transport.correctClock(dateOf(thrown))
+            // Another request may have set it right meanwhile; the SDK has a clock of its own.
+            corrected = this.#transport.clockOffsetMs !== offset || error.code === 'S3_CLOCK_SKEWED'
+            if (corrected) continue
           }
           // A lease that was revoked before its time: newer credentials may do.
           if (credentials === undefined || renewed || !noLongerValid.has(error.code)) throw error

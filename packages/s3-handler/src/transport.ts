@@ -17,7 +17,7 @@ export interface HotRequest {
   readonly body?: Uint8Array | undefined
 }
 
-/** The server takes clocks that are 15 minutes off; another 10 are for what passes before it looks. */
+/** The server takes clocks that are up to 15 minutes off; this is near enough. */
 const TOLERATED_SKEW_MS = 5 * 60_000
 
 const EMPTY_SHA256 = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
@@ -62,12 +62,10 @@ export class Transport {
     return this.#clockOffsetMs
   }
 
-  /** Takes the `Date` of an answer for the time. False where ours was near enough. */
-  correctClock(date: string | undefined): boolean {
+  /** Takes the `Date` of an answer for the time, unless ours is near enough. */
+  correctClock(date: string | undefined): void {
     const offset = Date.parse(date ?? '') - Date.now()
-    if (!(Math.abs(offset - this.#clockOffsetMs) > TOLERATED_SKEW_MS)) return false
-    this.#clockOffsetMs = offset
-    return true
+    if (Math.abs(offset - this.#clockOffsetMs) > TOLERATED_SKEW_MS) this.#clockOffsetMs = offset
   }
 
   get connections(): number {

@@ -832,6 +832,14 @@ export function apiSuite(address: ServerAddress, can: Abilities): void {
       expect((await fetch(url)).status).toBe(200)
     })
 
+    it('is set right for all requests that are under way', async () => {
+      await s3.put('clock', 'x')
+      vi.setSystemTime(Date.now() + 3_600_000)
+      const one = handler({ retry: { attempts: 1 } })
+      const found = await Promise.all(Array.from({ length: 10 }, () => one.head('clock')))
+      expect(found.map(({ size }) => size)).toEqual(Array.from({ length: 10 }, () => 1))
+    })
+
     it('is no reason to try a request again that is not allowed', async () => {
       proxy.seen.length = 0
       proxy.fault = () => ({ status: 403, code: 'AccessDenied' })
