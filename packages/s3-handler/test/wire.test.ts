@@ -5,6 +5,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createServer as createTlsServer, getCACertificates, setDefaultCACertificates } from 'node:tls'
 import { promisify } from 'node:util'
@@ -292,6 +293,25 @@ describe('memory that is full', () => {
   const bytes = randomBytes(4 * 1024 * 1024 + 5)
   const answer = Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\ncontent-length: ${bytes.length}\r\n\r\n`), bytes])
   const sum = createHash('sha256').update(bytes).digest('hex')
+
+  it('is no more than a little for a body that nobody reads', async () => {
+    const large = Buffer.alloc(64 * 1024 * 1024, 'x')
+    const head = `HTTP/1.1 200 OK\r\ncontent-length: ${large.length}\r\n\r\n`
+    const one = await reacting((socket) => {
+      socket.write(head)
+      socket.write(large)
+    })
+    const { body } = await one.open(get, options)
+    if (!(body instanceof Readable)) throw new TypeError('no stream')
+    for (let look = 0; look < 20; look++) {
+      await sleep(10)
+      expect(body.readableLength).toBeLessThanOrEqual(256 * 1024 + LATE_BYTES)
+    }
+    let read = 0
+    for await (const chunk of body) read += (chunk as Buffer).length
+    expect(read).toBe(large.length)
+    expect(one.connections).toBe(1)
+  })
 
   it('hears no more than was on its way', async () => {
     const one = await reacting((socket) => void socket.write(answer))
