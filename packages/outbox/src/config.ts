@@ -19,6 +19,8 @@ export interface WorkerConfigInput {
   readonly maxCrashes?: number | undefined
   readonly backoffBaseMs?: number | undefined
   readonly backoffMaxMs?: number | undefined
+  readonly maintenanceMs?: number | undefined
+  readonly logRetentionMs?: number | undefined
 }
 
 export interface WorkerConfig {
@@ -38,6 +40,8 @@ export interface WorkerConfig {
   readonly maxCrashes: number
   readonly backoffBaseMs: number
   readonly backoffMaxMs: number
+  readonly maintenanceMs: number
+  readonly logRetentionMs: number
 }
 
 const ms = (): z.ZodNumber => z.number().positive()
@@ -75,6 +79,13 @@ export const workerConfigSchema: z.ZodType<WorkerConfig, WorkerConfigInput> = z
       .describe('Deaths of its worker, while it ran alone, before an event becomes a dead letter'),
     backoffBaseMs: ms().default(1000).describe('Upper bound of the wait before the second attempt; it doubles, with full jitter'),
     backoffMaxMs: ms().default(600_000).describe('The longest wait between attempts'),
+    maintenanceMs: ms()
+      .min(100)
+      .default(60_000)
+      .describe('One of the workers so often deletes what is out of date, and looks for what keeps PostgreSQL from vacuuming'),
+    logRetentionMs: ms()
+      .default(86_400_000)
+      .describe('What every consumer of the log has read stays there so long, for consumers that are new'),
   })
   .transform(({ poolMaxConnections, ...config }) => ({ ...config, poolMaxConnections: poolMaxConnections ?? config.maxParallel }))
   .refine(({ poolMaxConnections, maxParallel }) => poolMaxConnections <= maxParallel, {

@@ -1,5 +1,6 @@
 import { ConfigError, DataError, issuePath, type StandardSchema } from '@common-handlers/core'
 import { type OutboxNames, outboxNames } from './names.ts'
+import { enqueueTraced, type TracerLike } from './tracing.ts'
 
 /** What an event of some type is made of, known to both ends. */
 export type EventSchemas = Readonly<Record<string, StandardSchema>>
@@ -40,17 +41,21 @@ export interface OutboxOptions<S extends EventSchemas> {
 /** The producers' end. It holds no connection: each call is part of the caller's transaction. */
 export class Outbox<S extends EventSchemas = EventSchemas> {
   readonly #names: OutboxNames
+  /** A tracer of `@opentelemetry/api`: a span for each call, whose `traceparent` the events carry. Default: none. */
+  readonly tracer?: TracerLike | undefined
   readonly #events: S | undefined
 
   /** @throws ConfigError `OUTBOX_CONFIG_INVALID` */
   constructor(options: OutboxOptions<S> = {}) {
     this.#names = outboxNames(options.schema ?? 'outbox')
     this.#events = options.events
+  readonly #tracer: TracerLike | undefined
   }
 
   /**
    * One event; it is there when the caller's transaction commits. Gives its id, or undefined where its dedup key was
    * taken within its window.
+    this.#tracer = options.tracer
    * @throws DataError `OUTBOX_PAYLOAD_INVALID` @throws ConfigError `OUTBOX_TYPE_UNKNOWN`
    */
   async enqueue(into: EnqueueInto, event: NewEvent<S>): Promise<bigint | undefined> {
@@ -59,7 +64,11 @@ export class Outbox<S extends EventSchemas = EventSchemas> {
   }
 
   /** Many events in one statement, in their order; ids in the same order, undefined for what was a duplicate. */
-  async enqueueMany(into: EnqueueInto, events: readonly NewEvent<S>[]): Promise<(bigint | undefined)[]> {
+  enqueueMany(into: EnqueueInto, events: readonly NewEvent<S>[]): Promise<(bigint | undefined)[]> {
+    return enqueueTraced(this.#tracer, events, (traced) => this.#enqueue(into, traced))
+  }
+
+  async #enqueue(into: EnqueueInto, events: readonly NewEvent<S>[]): Promise<(bigint | undefined)[]> {
     if (events.length === 0) return []
     const made = await Promise.all(events.map((event, index) => this.#check(event, index)))
     const values = [

@@ -5,7 +5,7 @@ import { Marks } from './marks.ts'
 import { type ClaimMeta, type PendingEvent, readMeta, readPending } from './pending.ts'
 import { borrow, type PoolClient, textRows } from './pool.ts'
 import { type Finished, finishedJson } from './repository.ts'
-import { type Outcome, RunContext, runHandler, withLimit } from './run.ts'
+import { type Outcome, RunContext, withLimit } from './run.ts'
 import type { LoopContext } from './worker.ts'
 
 /** Events claimed together. */
@@ -21,6 +21,7 @@ interface Item {
   readonly event: PendingEvent
   readonly handler: BoundHandler
   readonly claim: Claim
+  durationMs?: number | undefined
 }
 
 /** A claim that lasts longer gives back what is done of it, so that its keys are free. */
@@ -213,7 +214,7 @@ export class LeaseLoop {
       rows.shift()
       for (const id of lost) this.#forget(id)
     }
-    for (const { item, outcome } of settled) if (!lost.includes(item.claim.id)) this.#context.onSettled(item.event, outcome)
+    for (const { item, outcome } of settled) if (!lost.includes(item.claim.id)) this.#context.onSettled(item.event, outcome, item.durationMs)
     if (total === 0) return 0
     const meta = readMeta(rows[0])
     if (!solo) this.#marks.note(meta, full, performance.now() - began)
@@ -237,7 +238,7 @@ export class LeaseLoop {
       const event = readPending(row)
       const handler = this.#context.handlers.get(event.type)
       claim.open.set(event.id, event.key)
-      const item = { event, claim, handler: handler as BoundHandler }
+      const item: Item = { event, claim, handler: handler as BoundHandler }
       if (handler === undefined || this.#stopping) this.#release(item)
       else this.#ready.push(item)
     }
@@ -281,7 +282,8 @@ export class LeaseLoop {
   async #execute(item: Item): Promise<void> {
     const context = new RunContext(item.event, item.handler, this.#context.database)
     this.#contexts.add(context)
-    const outcome = await runHandler(item.event, context)
+    const outcome = await this.#context.run(item.event, context)
+    item.durationMs = this.#context.durationOf(context)
     this.#contexts.delete(context)
     const forgotten = context.end()
     if (forgotten.length > 0) await this.#context.takeBack(item.handler.type, forgotten)
@@ -328,7 +330,7 @@ export class LeaseLoop {
 
   #settle(item: Item, outcome: Outcome): void {
     if (item.claim.gone) {
-      this.#context.onSettled(item.event, { verdict: 'release', reason: 'lost' })
+      this.#context.onSettled(item.event, { verdict: 'release', reason: 'lost' }, item.durationMs)
       return
     }
     this.#settled.push({ item, outcome })

@@ -1,5 +1,6 @@
 import { ConfigError } from '@common-handlers/core'
 import { outboxMigration } from './migrations/001-outbox.ts'
+import { operationsMigration } from './migrations/002-operations.ts'
 import { type OutboxNames, outboxNames } from './names.ts'
 import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
 
@@ -10,7 +11,7 @@ export interface Migration {
 }
 
 /** In their order; one that was released is never changed. */
-const migrations: readonly Migration[] = [outboxMigration]
+const migrations: readonly Migration[] = [outboxMigration, operationsMigration]
 
 export interface MigrateOptions {
   /** Default `outbox`. */

@@ -34,6 +34,7 @@ export class RunContext implements DatabaseContext {
   readonly event: ReceivedEvent
   readonly handler: BoundHandler
   /** On the clock of this process that never goes back. */
+  readonly began: number
   readonly deadline: number
   readonly #repositories: Repositories
   #abort: AbortController | undefined
@@ -48,7 +49,8 @@ export class RunContext implements DatabaseContext {
     this.event = event
     this.handler = handler
     this.#repositories = repositories
-    this.deadline = performance.now() + handler.timeoutMs
+    this.began = performance.now()
+    this.deadline = this.began + handler.timeoutMs
   }
 
   get signal(): AbortSignal {

@@ -4,7 +4,7 @@ import { Marks } from './marks.ts'
 import { type PendingEvent, readMeta, readPending } from './pending.ts'
 import { borrow, type PoolClient, textRows } from './pool.ts'
 import { claimText, finishText, type Finished, finishedJson, OutboxRepository } from './repository.ts'
-import { failed, type NotDone, type Outcome, type Repositories, RunContext, runHandler, withLimit } from './run.ts'
+import { failed, type NotDone, type Outcome, type Repositories, RunContext, withLimit } from './run.ts'
 import type { LoopContext } from './worker.ts'
 
 const ERROR_PAUSE_MS = 250
@@ -103,7 +103,7 @@ export class TxLoop {
       const outcomes = await this.#runAll(client, claimed.events)
       if (outcomes === undefined) return size
       await this.#commit(client, outcomes)
-      for (const { event, outcome } of outcomes) this.#context.onSettled(event, outcome)
+      for (const { event, outcome, durationMs } of outcomes) this.#context.onSettled(event, outcome, durationMs)
       return size
     } catch (error) {
       this.#client?.release(true)
@@ -177,7 +177,7 @@ export class TxLoop {
         if (event.key !== undefined) blocked.add(event.key)
         continue
       }
-      const outcome = await this.#runOne(event, handler, savepoint)
+      const { outcome, durationMs } = await this.#runOne(event, handler, savepoint)
       if (savepoint.abandoned) {
         this.#client?.release(true)
         this.#client = undefined
@@ -185,16 +185,17 @@ export class TxLoop {
         return undefined
       }
       if (outcome.verdict === 'retry' || outcome.verdict === 'release') if (event.key !== undefined) blocked.add(event.key)
-      ended.push({ event, outcome })
+      ended.push({ event, outcome, durationMs })
     }
     return ended
   }
 
-  async #runOne(event: PendingEvent, handler: BoundHandler, savepoint: Savepoint): Promise<Outcome> {
+  async #runOne(event: PendingEvent, handler: BoundHandler, savepoint: Savepoint): Promise<Omit<Ended, 'event'>> {
     savepoint.next()
     const context = new RunContext(event, handler, savepoint)
     this.#current = context
-    const outcome = await runHandler(event, context)
+    const outcome = await this.#context.run(event, context)
+    const durationMs = this.#context.durationOf(context)
     this.#current = undefined
     const forgotten = context.end()
     if (forgotten.length > 0) await this.#context.takeBack(handler.type, forgotten)
@@ -203,7 +204,7 @@ export class TxLoop {
     const late = context.timedOut || savepoint.busy
     if (late && savepoint.used) savepoint.abandoned = true
     else if (result.verdict !== 'done' && savepoint.used) await savepoint.undo()
-    return withLimit(result, event, handler, this.#context.options.backoff)
+    return { outcome: withLimit(result, event, handler, this.#context.options.backoff), durationMs }
   }
 
   async #commit(client: PoolClient, outcomes: readonly Ended[]): Promise<void> {
@@ -242,6 +243,7 @@ export class TxLoop {
 interface Ended {
   readonly event: PendingEvent
   readonly outcome: Outcome
+  readonly durationMs?: number | undefined
 }
 
 /** SQLSTATE: an answer of the server, not a lost connection. */

@@ -5,13 +5,15 @@ import { Gate } from './gate.ts'
 import { type BoundHandler, bindHandler, type Handlers } from './handler.ts'
 import { connectionsLikeThoseOf, HandlerDatabase } from './handler-database.ts'
 import { LeaseLoop } from './lease-loop.ts'
+import { type Bloat, Maintenance } from './maintenance.ts'
 import { type OutboxNames, outboxNames } from './names.ts'
 import type { PendingEvent } from './pending.ts'
 import { borrow, type ConnectionPool, type PoolClient } from './pool.ts'
 import { Presence } from './presence.ts'
 import { Rates } from './rates.ts'
 import type { OutboxRepository } from './repository.ts'
-import type { Backoff, NotDone, Outcome } from './run.ts'
+import { type Backoff, type NotDone, type Outcome, type RunContext, runHandler } from './run.ts'
+import { runTraced, type TracerLike } from './tracing.ts'
 import { TxLoop } from './tx-loop.ts'
 
 export interface OutboxWorkerOptions extends WorkerConfigInput {
@@ -23,6 +25,8 @@ export interface OutboxWorkerOptions extends WorkerConfigInput {
   readonly openConnection?: (() => Promise<PoolClient>) | undefined
   /** Default: silent. */
   readonly logger?: Logger | undefined
+  /** A tracer of `@opentelemetry/api`: a span for each attempt, linked to the producer's. Default: none. */
+  readonly tracer?: TracerLike | undefined
 }
 
 /** What a worker tells while it runs. */
@@ -36,6 +40,8 @@ export interface OutboxWorkerEvents {
       readonly outcome: 'done' | 'retry' | 'dead' | 'discarded' | 'released'
       readonly error?: string
       readonly delayMs?: number
+      /** How long the handler ran; undefined where it was not begun. */
+      readonly durationMs?: number
     },
   ]
   /** A handler ended and had not closed its repository. */
@@ -50,6 +56,8 @@ export interface OutboxWorkerEvents {
   rescued: [{ readonly workers: number }]
   /** Another worker took over what this one had begun, since it was not heard of. */
   lost: []
+  /** Somebody keeps PostgreSQL from vacuuming the table of events: told in each round by the worker that has it. */
+  bloat: [Bloat]
   /** Something failed that is tried again: the connection, a statement. */
   trouble: [unknown]
 }
@@ -74,7 +82,11 @@ export interface LoopContext {
   readonly database: HandlerDatabase
   readonly gate: Gate
   readonly rates: Rates
-  onSettled(event: PendingEvent, outcome: Outcome): void
+  /** Runs the handler. Never rejects. */
+  run(event: PendingEvent, context: RunContext): Promise<Outcome>
+  /** Milliseconds since the attempt began, where somebody wants to know. */
+  durationOf(context: RunContext): number | undefined
+  onSettled(event: PendingEvent, outcome: Outcome, durationMs?: number): void
   onSuspects(): void
   onError(error: unknown): void
   setIdle(loop: object, idle: boolean): void
@@ -95,6 +107,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   readonly #handlers: ReadonlyMap<string, BoundHandler>
   readonly #log: Logger
   readonly #presence: Presence
+  readonly #maintenance: Maintenance
   readonly #database: HandlerDatabase
   readonly #loops: readonly (LeaseLoop | TxLoop)[]
   readonly #gate = new Gate()
@@ -111,7 +124,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   /** Does no work. @throws ConfigError `OUTBOX_CONFIG_INVALID` */
   constructor(options: OutboxWorkerOptions) {
     super()
-    const { pool, handlers, openConnection, logger, ...config } = options
+    const { pool, handlers, openConnection, logger, tracer, ...config } = options
     this.#config = readWorkerConfig(config)
     this.#pool = pool
     const { schema, name, maxCrashes, connectTimeoutMs, poolMaxConnections, holdWarningMs, queryTimeoutMs } = this.#config
@@ -167,6 +180,14 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       pool,
       names,
       schema,
+    this.#maintenance = new Maintenance({
+      pool,
+      names,
+      connectTimeoutMs,
+      everyMs: this.#config.maintenanceMs,
+      log: this.#log,
+      onBloat: (bloat) => this.emit('bloat', bloat),
+    })
       options: { ...this.#config, backoff: { baseMs: this.#config.backoffBaseMs, maxMs: this.#config.backoffMaxMs } },
       queryTimeoutMs,
       handlers: this.#handlers,
@@ -174,7 +195,9 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       database: this.#database,
       gate: this.#gate,
       rates: this.#rates,
-      onSettled: (event, outcome) => this.#settled(event, outcome),
+      run: tracer === undefined ? runHandler : (event, context) => runTraced(tracer, event, context),
+      durationOf: (run) => (this.listenerCount('settled') === 0 ? undefined : performance.now() - run.began),
+      onSettled: (event, outcome, durationMs) => this.#settled(event, outcome, durationMs),
       onSuspects: () => void this.#runSolo(),
       onError: (error) => {
         this.#log.warn({ err: error }, 'tried again after an error')
@@ -225,6 +248,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   /**
    * Takes no more events, waits for the handlers that run, and signs off. After the grace (default 10 000 ms) their
    * signals are aborted, and their events are free for other workers, without an attempt lost.
+    this.#maintenance.start()
    */
   stop(options: CloseOptions = {}): Promise<void> {
     return (this.#stopped ??= this.#stop(options.graceMs ?? DEFAULT_GRACE_MS))
@@ -255,6 +279,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   }
 
   async #warmUp(): Promise<void> {
+      await this.#maintenance.stop()
     const { poolMinConnections, connectTimeoutMs } = this.#config
     const clients = await Promise.all(
       Array.from({ length: poolMinConnections }, () => borrow(this.#pool, connectTimeoutMs, 'the worker')),
@@ -266,7 +291,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     for (const loop of this.#loops) loop.wake()
   }
 
-  #settled(event: PendingEvent, outcome: Outcome): void {
+  #settled(event: PendingEvent, outcome: Outcome, durationMs: number | undefined): void {
     const { verdict, error, delay, reason }: Omit<NotDone, 'verdict'> & Pick<Outcome, 'verdict'> = outcome
     const { id, type, attempt } = event
     const log = { type, id: String(id), attempt, ...(error === undefined ? {} : { error }) }
@@ -288,6 +313,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     if (this.#solo) return
     this.#solo = true
     try {
+      ...(durationMs === undefined ? {} : { durationMs }),
       await this.#gate.alone(async () => {
         for (const loop of this.#loops) await loop.runSolo()
       })

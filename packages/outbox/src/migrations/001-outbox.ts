@@ -4,7 +4,7 @@ import { quoteLiteral } from '../names.ts'
 // Every function that works in PostgreSQL lives here. The rules they keep are in SPEC.md, under the same names.
 
 /** Keys are spread over so many lanes; whoever hands out events of a key holds its lane meanwhile. */
-const LANES = 64
+export const LANES = 64
 
 export const outboxMigration: Migration = {
   version: 1,
@@ -151,7 +151,13 @@ CREATE FUNCTION ${s}.finish(p_done bigint[], p_failed json) RETURNS void LANGUAG
 SET enable_seqscan = off SET jit = off AS $f$
 BEGIN
   IF cardinality(p_done) > 0 THEN
-    DELETE FROM ${s}.event WHERE id = ANY (p_done);
+    IF (SELECT p.archive FROM ${s}.policy p) THEN
+      WITH gone AS (DELETE FROM ${s}.event WHERE id = ANY (p_done) RETURNING *)
+      INSERT INTO ${s}.archive (id, created_at, attempts, priority, type, key, payload, headers)
+        SELECT id, created_at, least(attempts + 1, 32767), priority, type, key, payload, headers FROM gone;
+    ELSE
+      DELETE FROM ${s}.event WHERE id = ANY (p_done);
+    END IF;
   END IF;
   IF p_failed IS NULL THEN RETURN; END IF;
   UPDATE ${s}.event e SET attempts = least(e.attempts + 1, 32767), last_error = f.error, suspect = false,
