@@ -187,11 +187,11 @@ describeWith(['postgres'], 'COPY to and from streams', ({ postgres }) => {
       code: 'POSTGRES_VALUE_INVALID',
     })
     for (const call of [
-      db.pg.execute('COPY few FROM STDIN'),
-      db.pg.executeScript('SELECT 1; COPY few FROM STDIN; SELECT 2'),
-      db.pg.getRows('COPY (VALUES (1)) TO STDOUT'),
+      () => db.pg.execute('COPY few FROM STDIN'),
+      () => db.pg.executeScript('SELECT 1; COPY few FROM STDIN; SELECT 2'),
+      () => db.pg.getRows('COPY (VALUES (1)) TO STDOUT'),
     ]) {
-      expect(await failure(call)).toMatchObject({ code: 'POSTGRES_COPY_UNEXPECTED', retry: 'never' })
+      expect(await failure(call())).toMatchObject({ code: 'POSTGRES_COPY_UNEXPECTED', retry: 'never' })
     }
     expect([await count('few'), await db.activeBackends()]).toEqual([0, 0])
   })
