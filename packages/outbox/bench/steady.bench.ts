@@ -1,0 +1,88 @@
+// What does not show in a drained backlog: how soon an event is picked up by a worker that is idle, and whether the rate
+// holds while a snapshot is held and nothing can be vacuumed.
+//   node --conditions=@common-handlers/source bench/steady.bench.ts [samples] [rounds]
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createDatabase, startPostgres } from '@common-handlers/testkit'
+import pg from 'pg'
+import { type Effect, migrate, Outbox, OutboxWorker } from '../src/index.ts'
+
+const samples = Number(process.argv[2] ?? 200)
+const rounds = Number(process.argv[3] ?? 10)
+const each = 10_000
+
+await using server = await startPostgres({
+  settings: { fsync: 'on', shared_buffers: '256MB', max_wal_size: '4GB', checkpoint_timeout: '1h' },
+})
+
+async function withOutbox(work: (pool: pg.Pool) => Promise<void>): Promise<void> {
+  const database = await createDatabase(server, 'bench')
+  const pool = new pg.Pool({ connectionString: database.url, max: 20 })
+  await migrate(pool)
+  await work(pool)
+  await pool.end()
+  await database.drop()
+}
+
+for (const effect of ['tx', 'lease'] as const satisfies readonly Effect[]) {
+  await withOutbox(async (pool) => {
+    const outbox = new Outbox()
+    let picked = Promise.withResolvers<number>()
+    const handler = (): void => picked.resolve(performance.now())
+    await using worker = new OutboxWorker({ pool, handlers: { one: { effect, handler } } })
+    await worker.start()
+    const times: number[] = []
+    for (let n = 0; n < samples; n++) {
+      await sleep(20 + Math.random() * 30)
+      picked = Promise.withResolvers()
+      const began = performance.now()
+      await outbox.enqueue(pool, { type: 'one', payload: n })
+      times.push((await picked.promise) - began)
+    }
+    times.sort((a, b) => a - b)
+    const at = (share: number): string => (times[Math.min(times.length - 1, Math.floor(times.length * share))] ?? 0).toFixed(1)
+    console.log(`${effect}: picked up ${at(0.5)} ms after enqueue was called (p50), ${at(0.99)} ms (p99), ${samples} samples`)
+  })
+}
+
+for (const effect of ['tx', 'lease'] as const satisfies readonly Effect[]) {
+  for (const snapshot of ['held', 'analyzed while empty'] as const) {
+    await withOutbox(async (pool) => {
+      const holder = await pool.connect()
+      let seen = 0
+      await using worker = new OutboxWorker({
+        pool,
+        batchSize: 500,
+        maxParallel: 24,
+        handlers: { many: { effect, handler: () => void seen++ } },
+      })
+      if (snapshot === 'held') {
+        await holder.query('BEGIN ISOLATION LEVEL REPEATABLE READ')
+        await holder.query('SELECT count(*) FROM outbox.event')
+      }
+      const fill = (): Promise<unknown> =>
+        pool.query(
+          `WITH filled AS (
+             INSERT INTO outbox.event (type, payload)
+               SELECT 'many', json_build_object('n', g, 'text', repeat('x', 180)) FROM generate_series(1, $1) g RETURNING id)
+           SELECT outbox.wake() FROM (SELECT count(*) FROM filled) counted`,
+          [each],
+        )
+      await worker.start()
+      const rates: number[] = []
+      for (let round = 0; round < rounds; round++) {
+        if (snapshot !== 'held') await pool.query('VACUUM ANALYZE outbox.event')
+        seen = 0
+        await fill()
+        const began = performance.now()
+        while (seen < each) await sleep(1)
+        rates.push((each / (performance.now() - began)) * 1000)
+      }
+      if (snapshot === 'held') await holder.query('COMMIT')
+      holder.release()
+      const share = (rates.at(-1) ?? 0) / (rates[0] ?? 1)
+      console.log(
+        `${effect}, ${snapshot}: ${rates.map((rate) => Math.round(rate / 1000)).join(' ')} thousand/s; the last round ${share.toFixed(2)} times the first`,
+      )
+    })
+  }
+}
