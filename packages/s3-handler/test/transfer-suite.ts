@@ -322,7 +322,9 @@ export function restartSuite(start: () => Promise<ServerAddress & ServerControl>
     }
     await handle.close()
     const { region, accessKeyId, secretAccessKey, bucket } = server
-    await using s3 = new S3Handler({ endpoint: proxy.endpoint, region, accessKeyId, secretAccessKey, bucket })
+    // A server that has just started may take a request and never answer it.
+    const patience = { stallTimeoutMs: 5_000, timeoutMs: 5_000, retry: { maxDelayMs: 1_000 } }
+    await using s3 = new S3Handler({ endpoint: proxy.endpoint, region, accessKeyId, secretAccessKey, bucket, ...patience })
     let restarted: Promise<void> | undefined
     const restartAt = (count: number, matches: (request: SeenRequest) => boolean): void => {
       restarted = undefined
