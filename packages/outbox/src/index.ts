@@ -1,3 +1,17 @@
+export {
+  type BlockedKey,
+  type Changed,
+  type ChangeOptions,
+  type DeadLetterChoice,
+  type EventDetails,
+  type EventState,
+  type EventSummary,
+  type ListOptions,
+  OutboxAdmin,
+  type OutboxAdminOptions,
+  type OutboxPolicy,
+  type Redriven,
+} from './admin.ts'
 export { type WorkerConfig, type WorkerConfigInput, workerConfigSchema } from './config.ts'
 export { type EnqueueInto, type EnqueueOptions, type EventSchemas, type NewEvent, Outbox, type OutboxOptions } from './enqueue.ts'
 export {
@@ -17,7 +31,10 @@ export {
   type Verdict,
 } from './handler.ts'
 export { migrate, type MigrateOptions, type MigrateResult } from './migrate.ts'
+export type { Bloat } from './maintenance.ts'
 export type { PendingEvent } from './pending.ts'
 export type { ConnectionPool, PoolClient, PoolQuery, PoolResult } from './pool.ts'
 export { OutboxRepository, type OutboxRepositoryOptions, type RepositoryConnection } from './repository.ts'
 export { OutboxWorker, type OutboxWorkerEvents, type OutboxWorkerOptions, type WorkerStatus } from './worker.ts'
+export type { Horizon, OutboxStats, TableStats, TypeStats, Watched, WorkerStats } from './stats.ts'
+export type { SpanContextLike, SpanLike, SpanOptionsLike, TracerLike } from './tracing.ts'
