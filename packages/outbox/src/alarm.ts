@@ -25,3 +25,24 @@ export class Alarm {
     return rung
   }
 }
+
+const FIRST_MS = 20
+
+/**
+ * How long to wait until the next look: soon after there was something, then less and less often. What was committed just
+ * as the worker said that it is idle comes without a notification.
+ */
+export class Patience {
+  #ms = FIRST_MS
+
+  next(limitMs: number): number {
+    const ms = Math.min(this.#ms, limitMs)
+    this.#ms = Math.min(2 * this.#ms, limitMs)
+    return ms
+  }
+
+  /** There was something. */
+  lose(): void {
+    this.#ms = FIRST_MS
+  }
+}

@@ -1,4 +1,4 @@
-import { Alarm } from './alarm.ts'
+import { Alarm, Patience } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { Marks } from './marks.ts'
 import { type PendingEvent, readMeta, readPending } from './pending.ts'
@@ -21,6 +21,7 @@ export class TxLoop {
   readonly #types: readonly string[]
   readonly #marks = new Marks()
   readonly #alarm = new Alarm()
+  readonly #patience = new Patience()
   #client: PoolClient | undefined
   /** The note of the batch before. */
   #over: string | undefined
@@ -66,7 +67,7 @@ export class TxLoop {
       }
       if (count > 0 || this.#stopping) continue
       this.#context.setIdle(this, true)
-      if (!(await this.#alarm.sleep(Math.min(options.pollInterval, this.#dueMs ?? Infinity)))) this.#marks.forget()
+      if (!(await this.#alarm.sleep(Math.min(this.#patience.next(options.pollInterval), this.#dueMs ?? Infinity)))) this.#marks.forget()
     }
     this.#context.setIdle(this, false)
     this.#client?.release()
@@ -98,6 +99,7 @@ export class TxLoop {
         }
         return 0
       }
+      this.#patience.lose()
       this.#context.setIdle(this, false)
       await this.#note(claimed)
       const outcomes = await this.#runAll(client, claimed.events)
