@@ -259,7 +259,7 @@ export class Connection {
       result = await Scope.run(this, signal, work)
     } catch (error) {
       // What is there already is not undone by this, and must not be done again.
-      const told = this.#leftTransaction ? transactionEnded(error) : error
+      const told = this.#hasLeftTransaction() ? transactionEnded(error) : error
       await this.rollback()
       throw told
     }
@@ -281,6 +281,7 @@ export class Connection {
     const statements = [begin, ...(this.#settings?.inTransaction ?? []), ...asSetLocal(limits)]
     await this.exchange(new StatementBatch(statements.map(unbound), { as: 'arrays' }), signal)
     this.#inTransaction = true
+    this.#leftTransaction = false
   }
 
   /** A rollback that fails leaves a connection that is not reusable, and the loss of it rolls back too. */

@@ -58,8 +58,7 @@ export class Scope {
       }
     })
     this.#calls.add(called)
-    const done = (): void => void this.#calls.delete(called)
-    called.then(done, done)
+    called.finally(() => this.#calls.delete(called)).catch(() => undefined)
     return called
   }
 

@@ -2,7 +2,7 @@ import { createServer } from 'node:net'
 import { Writable } from 'node:stream'
 import { describeWith, startFaultProxy } from '@common-handlers/testkit'
 import { beforeAll, expect, it } from 'vitest'
-import { type AdvisoryLock, PostgresHandler, type ReadSnapshot, type Transaction } from '../src/index.ts'
+import { type AdvisoryLock, type HeldCredentials, PostgresHandler, type ReadSnapshot, type Transaction } from '../src/index.ts'
 import { failure, ownDatabase } from './own-database.ts'
 
 const forever = (): Promise<never> => new Promise(() => undefined)
@@ -65,6 +65,18 @@ describeWith(['postgres'], 'what is left behind', ({ postgres }) => {
     )
     expect(await failure(ended)).toMatchObject({ code: 'POSTGRES_TRANSACTION_ENDED', retry: 'never' })
     expect([runs, await db.pg.getRows('DELETE FROM kept RETURNING id')]).toEqual([1, [[4]]])
+  })
+
+  it('by a COMMIT of one’s own that fails is told too, with why it failed', async () => {
+    await db.pg.execute('CREATE TABLE late (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)')
+    const ended = db.pg.transaction(async (transaction) => {
+      await transaction.execute('INSERT INTO late VALUES (1), (1)')
+      await transaction.execute('COMMIT')
+    })
+    expect(await failure(ended)).toMatchObject({
+      code: 'POSTGRES_TRANSACTION_ENDED',
+      cause: { code: 'POSTGRES_ALREADY_EXISTS' },
+    })
   })
 })
 
@@ -156,9 +168,8 @@ describeWith(['postgres'], 'what shares a connection', ({ postgres }) => {
     await using pg = new PostgresHandler(db.options({ pool: { max: 1 } }))
     let left: AsyncIterator<unknown> | undefined
     const failed = pg.transaction(async (transaction) => {
-      left = transaction
-        .copyOut('COPY (SELECT generate_series(1, 3000000)) TO STDOUT', { blockBytes: 1000 })
-        [Symbol.asyncIterator]()
+      const blocks = transaction.copyOut('COPY (SELECT generate_series(1, 3000000)) TO STDOUT', { blockBytes: 1000 })
+      left = blocks[Symbol.asyncIterator]()
       await left.next()
     })
     expect(await failure(failed)).toMatchObject({ code: 'POSTGRES_TRANSACTION_FAILED' })
@@ -236,6 +247,23 @@ describeWith(['postgres'], 'the time-out of a call', ({ postgres }) => {
     })
     expect(await pg.getRows('SELECT 1')).toEqual([[1]])
     expect(asked).toBe(2)
+  })
+
+  it('of connecting gives credentials back that a provider gives too late', async () => {
+    const { user, password, ...place } = db.options()
+    const late = Promise.withResolvers<HeldCredentials>()
+    let released = 0
+    const held = { user: String(user), password: String(password), expiresAt: Infinity, release: () => void released++ }
+    const credentials = { acquire: () => late.promise, on: () => undefined, off: () => undefined }
+    await using pg = new PostgresHandler({ ...place, credentials, connectTimeoutMs: 200, retry: { attempts: 1 } })
+    const error = await failure(pg.execute('SELECT 1'))
+    expect(error).toMatchObject({ code: 'POSTGRES_CONNECT_TIMEOUT' })
+    expect(error.message).toContain('the credentials were not given')
+    late.resolve(held)
+    await expect.poll(() => released).toBe(1)
+    expect(await pg.getRows('SELECT 1')).toEqual([[1]])
+    await pg.close()
+    expect(released).toBe(2)
   })
 })
 
