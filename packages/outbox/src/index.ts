@@ -33,6 +33,8 @@ export {
 export { migrate, type MigrateOptions, type MigrateResult } from './migrate.ts'
 export type { Bloat } from './maintenance.ts'
 export type { PendingEvent } from './pending.ts'
+export { OutboxMetrics, type OutboxMetricsOptions } from './metrics.ts'
+export { migrate, type MigrateOptions, type MigrateResult } from './migrate.ts'
 export type { ConnectionPool, PoolClient, PoolQuery, PoolResult } from './pool.ts'
 export { OutboxRepository, type OutboxRepositoryOptions, type RepositoryConnection } from './repository.ts'
 export { OutboxWorker, type OutboxWorkerEvents, type OutboxWorkerOptions, type WorkerStatus } from './worker.ts'

@@ -80,7 +80,7 @@ const WORKERS = ({ schema: s, lockClass }: OutboxNames): string => `
 
 const AGE = (time: string): string => `round(extract(epoch FROM clock_timestamp() - ${time}) * 1000)`
 
-/** Only what holds back this database: sessions of others do not, but for those of standbys and of slots. */
+/** Only what holds back this database: sessions of others do not, but for those of standbys, which have none. */
 const HORIZON = `
   SELECT * FROM (
     SELECT 'session' AS holder, coalesce(nullif(a.application_name, ''), a.backend_type, 'unknown') AS name, a.pid,
@@ -88,15 +88,11 @@ const HORIZON = `
         ${AGE('a.query_start')} AS "statementMs"
       FROM pg_stat_activity a
       WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid() AND (a.datname = current_database() OR a.datname IS NULL)
-        AND a.backend_type IS DISTINCT FROM 'autovacuum worker' AND a.backend_type IS DISTINCT FROM 'walsender'
+        AND coalesce(a.backend_type, '') NOT LIKE 'autovacuum%'
     UNION ALL
     SELECT 'replication slot', r.slot_name, r.active_pid, NULL, CASE WHEN r.active THEN 'active' ELSE 'inactive' END,
         age(r.xmin)::int8, NULL, NULL
       FROM pg_replication_slots r WHERE r.xmin IS NOT NULL
-    UNION ALL
-    SELECT 'session', coalesce(nullif(a.application_name, ''), 'standby'), a.pid, a.usename::text, 'walsender', age(a.backend_xmin)::int8,
-        NULL, NULL
-      FROM pg_stat_activity a WHERE a.backend_type = 'walsender' AND a.backend_xmin IS NOT NULL
     UNION ALL
     SELECT 'prepared transaction', p.gid, NULL, p.owner::text, 'prepared', age(p.transaction)::int8, ${AGE('p.prepared')}, NULL
       FROM pg_prepared_xacts p WHERE p.database = current_database()

@@ -1,9 +1,9 @@
 import type { Logger } from '@common-handlers/core'
-import { describeWith } from '@common-handlers/testkit'
+import { describeWith, startPostgres } from '@common-handlers/testkit'
 import pg from 'pg'
 import { expect, it } from 'vitest'
-import { Outbox, OutboxAdmin } from '../src/index.ts'
-import { type Bloat, Maintenance, type MaintenanceOptions } from '../src/maintenance.ts'
+import { migrate, Outbox, OutboxAdmin } from '../src/index.ts'
+import { type Bloat, bloatOf, Maintenance, type MaintenanceOptions } from '../src/maintenance.ts'
 import { outboxNames } from '../src/names.ts'
 import { ownOutbox, until } from './own-outbox.ts'
 
@@ -167,12 +167,24 @@ describeWith(['postgres'], 'the maintenance of an outbox', ({ postgres }) => {
     expect(after.bloats.map(({ holder: found }) => found.pid)).not.toContain(pid)
   })
 
-  it('names a replication slot and a prepared transaction', async () => {
-    const settings = await own.one<string>(`SELECT current_setting('max_prepared_transactions')`)
-    await own.pool.query(`SELECT pg_create_physical_replication_slot('outbox_test', true)`)
-    // A slot without a snapshot holds nothing back.
-    expect((await admin().stats()).horizon?.holder).not.toBe('replication slot')
-    await own.pool.query(`SELECT pg_drop_replication_slot('outbox_test')`)
-    expect(settings).toBe('0')
+  it('names a prepared transaction that nobody ends', async () => {
+    await using server = await startPostgres({ settings: { max_prepared_transactions: '2' } })
+    const { host, port, user, password, database } = server
+    const pool = new pg.Pool({ host, port, user, password, database, max: 2 })
+    try {
+      await migrate(pool)
+      const client = await pool.connect()
+      await client.query(`BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'order 7 of a broker'`)
+      client.release()
+      const { horizon, table } = await new OutboxAdmin({ pool }).stats()
+      expect(horizon).toMatchObject({ holder: 'prepared transaction', name: 'order 7 of a broker', user, pid: undefined })
+      const bloat = bloatOf({ horizon, table: { ...table, deadTuples: 100_000 } }, { heldMs: 0 })
+      expect(bloat?.message).toContain('the prepared transaction "order 7 of a broker" holds an old snapshot')
+      expect(bloat?.message).toContain('commit it or roll it back')
+      await pool.query(`ROLLBACK PREPARED 'order 7 of a broker'`)
+      expect((await new OutboxAdmin({ pool }).stats()).horizon).toBeUndefined()
+    } finally {
+      await pool.end()
+    }
   })
 })
