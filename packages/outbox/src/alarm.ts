@@ -1,24 +1,25 @@
 /** A sleep that ends when there is something to do. A call that comes while nobody sleeps is not forgotten. */
 export class Alarm {
   #rung = false
-  #wake: (() => void) | undefined
+  readonly #sleepers = new Set<() => void>()
 
   ring(): void {
     this.#rung = true
-    this.#wake?.()
+    for (const wake of this.#sleepers) wake()
   }
 
   /** True when it was rung, false when the time has passed. */
   async sleep(ms: number): Promise<boolean> {
     if (!this.#rung) {
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, Math.min(ms, 2 ** 31 - 1))
-        this.#wake = () => {
+        const wake = (): void => {
           clearTimeout(timer)
+          this.#sleepers.delete(wake)
           resolve()
         }
+        const timer = setTimeout(wake, Math.min(ms, 2 ** 31 - 1))
+        this.#sleepers.add(wake)
       })
-      this.#wake = undefined
     }
     const rung = this.#rung
     this.#rung = false

@@ -5,6 +5,7 @@ import { Marks } from './marks.ts'
 import { type ClaimMeta, type PendingEvent, readMeta, readPending } from './pending.ts'
 import { borrow, type PoolClient, textRows } from './pool.ts'
 import { type Finished, finishedJson } from './repository.ts'
+import { steps } from './steps.ts'
 import { type Outcome, RunContext, withLimit } from './run.ts'
 import type { LoopContext } from './worker.ts'
 
@@ -15,6 +16,14 @@ interface Claim {
   readonly open: Map<bigint, string | undefined>
   gone: boolean
   keptAt: number
+  /** It still names what has left it. */
+  stale: boolean
+}
+
+/** One event of a key at a time: those that come after it. */
+interface Turn {
+  readonly item: Item
+  readonly after: Item[]
 }
 
 interface Item {
@@ -39,8 +48,7 @@ export class LeaseLoop {
   readonly #ready: Item[] = []
   /** By type: waits for a place among the events of its type. */
   readonly #limited = new Map<string, Item[]>()
-  /** By key: one of it runs, these come after it. */
-  readonly #keys = new Map<string, Item[]>()
+  readonly #keys = new Map<string, Turn>()
   readonly #running = new Map<string, number>()
   readonly #contexts = new Set<RunContext>()
   readonly #settled: { readonly item: Item; readonly outcome: Outcome }[] = []
@@ -49,6 +57,7 @@ export class LeaseLoop {
   #client: PoolClient | undefined
   #dueMs: number | undefined
   #stopping = false
+  #solo: Promise<void> = Promise.resolve()
   #reconcileAt: number | undefined
 
   constructor(context: LoopContext, types: readonly string[]) {
@@ -70,20 +79,26 @@ export class LeaseLoop {
     this.#stopping = true
     for (const item of this.#ready.splice(0)) this.#release(item)
     for (const waiting of this.#limited.values()) for (const item of waiting.splice(0)) this.#release(item)
-    for (const waiting of this.#keys.values()) for (const item of waiting.splice(0)) this.#release(item)
+    for (const { after } of this.#keys.values()) for (const item of after.splice(0)) this.#release(item)
     this.#alarm.ring()
   }
 
   /** What this worker had begun was taken over. */
   lose(): void {
     const reason = new ConflictError('another worker took over: this one was not heard of', { code: 'OUTBOX_LEASE_LOST' })
+    this.#drop()
+    for (const context of this.#contexts) context.stop(reason, { verdict: 'release' })
+    this.wake()
+  }
+
+  #drop(): void {
     for (const claim of this.#claims.values()) claim.gone = true
     this.#claims.clear()
     this.#settled.length = 0
-    for (const item of this.#ready.splice(0)) this.#drop(item)
-    for (const waiting of [...this.#limited.values(), ...this.#keys.values()]) waiting.length = 0
-    for (const context of this.#contexts) context.stop(reason, { verdict: 'release' })
-    this.wake()
+    this.#ready.length = 0
+    this.#limited.clear()
+    this.#keys.clear()
+    this.#soloAlarm.ring()
   }
 
   async run(): Promise<void> {
@@ -99,11 +114,14 @@ export class LeaseLoop {
       const full = this.#marks.full
       // Asked for while there was nothing a moment ago: only when somebody calls, or the time has come.
       const wanted = claiming && (this.#dueMs === undefined || full)
-      if (!wanted && this.#settled.length === 0) {
+      const keepIn = this.#keepIn()
+      if (!wanted && this.#settled.length === 0 && keepIn > 0) {
         if (this.#held() === 0) this.#leave()
         const idle = this.#held() === 0 && this.#active === 0
         this.#context.setIdle(this, idle)
-        if (!(await this.#alarm.sleep(Math.min(options.pollInterval, this.#dueMs ?? Infinity)))) this.#marks.forget()
+        const pause = Math.min(options.pollInterval, this.#dueMs ?? Infinity)
+        const rung = await this.#alarm.sleep(Math.min(pause, keepIn))
+        if (!rung && pause <= keepIn) this.#marks.forget()
         continue
       }
       if (wanted && !this.#inside) {
@@ -112,6 +130,7 @@ export class LeaseLoop {
       }
       await this.#step(wanted ? room : 0, full, false)
     }
+    await this.#solo
     this.#leave()
     this.#context.setIdle(this, false)
     this.#client?.release()
@@ -119,7 +138,11 @@ export class LeaseLoop {
   }
 
   /** Suspects, one at a time; nothing else runs in this process meanwhile. */
-  async runSolo(): Promise<void> {
+  runSolo(): Promise<void> {
+    return (this.#solo = this.#runSuspects())
+  }
+
+  async #runSuspects(): Promise<void> {
     for (;;) {
       if (this.#stopping) return
       const found = await this.#step(1, true, true)
@@ -134,6 +157,13 @@ export class LeaseLoop {
     let held = 0
     for (const claim of this.#claims.values()) held += claim.open.size
     return held
+  }
+
+  /** Milliseconds until a claim is to give back what has left it. */
+  #keepIn(): number {
+    let since = Infinity
+    for (const claim of this.#claims.values()) if (claim.stale) since = Math.min(since, claim.keptAt)
+    return since === Infinity ? Infinity : since + KEEP_MS - performance.now()
   }
 
   #leave(): void {
@@ -155,7 +185,7 @@ export class LeaseLoop {
       if (outcome.verdict === 'done') {
         done.push(event.id)
         doneClaims.push(claim.id)
-      } else failed.push({ id: event.id, claim: claim.id, ...outcome })
+      } else failed.push({ id: event.id, claim: claim.id, attempts: event.failed, ...outcome })
     }
     const leaving = new Map<Claim, number>()
     for (const claim of closing.values()) leaving.set(claim, (leaving.get(claim) ?? 0) + 1)
@@ -164,14 +194,20 @@ export class LeaseLoop {
     const now = performance.now()
     for (const [claim, count] of leaving) {
       if (claim.open.size === count) closed.push(claim.id)
-      else if (now - claim.keptAt > KEEP_MS) kept.push(claim)
+      else claim.stale = true
     }
+    for (const claim of this.#claims.values())
+      if (claim.stale && now - claim.keptAt >= KEEP_MS && claim.open.size > (leaving.get(claim) ?? 0)) kept.push(claim)
     const limits = this.#types.map((type) => this.#limitOf(type))
     const began = performance.now()
     let rows: (string | null)[][]
+    let worker: bigint
     try {
       await presence.ready()
+      worker = presence.id
       const client = await this.#connected()
+      if (this.#reconcileAt !== undefined && now > this.#reconcileAt) await this.#reconcile(client)
+      if (settled.length > 0) steps.onStep?.('lease settling')
       rows = await textRows(
         client,
         `SELECT * FROM ${names.schema}.step($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)`,
@@ -181,7 +217,7 @@ export class LeaseLoop {
           failed.length === 0 ? null : finishedJson(failed),
           closed,
           kept.length === 0 ? null : keptJson(kept, closing),
-          presence.id,
+          worker,
           this.#types,
           limits,
           total,
@@ -195,7 +231,6 @@ export class LeaseLoop {
           solo,
         ],
       )
-      if (this.#reconcileAt !== undefined && now > this.#reconcileAt) await this.#reconcile(client)
     } catch (error) {
       // It is not known what of it was done. What is settled twice is settled once; what was claimed is found later.
       this.#client?.release(true)
@@ -203,10 +238,16 @@ export class LeaseLoop {
       this.#settled.unshift(...settled.filter(({ item }) => !item.claim.gone))
       this.#reconcileAt ??= now + 5000
       this.#context.onError(error)
+      // The worker is to stop and reaches nobody: the others free what it held.
+      if (presence.gaveUp) this.#drop()
       await new Promise((resolve) => setTimeout(resolve, ERROR_PAUSE_MS))
       return 0
     }
-    for (const claim of kept) claim.keptAt = now
+    if (settled.length > 0) steps.onStep?.('lease settled')
+    for (const claim of kept) {
+      claim.keptAt = now
+      claim.stale = false
+    }
     for (const [id, claim] of closing) claim.open.delete(id)
     for (const id of closed) this.#claims.delete(id)
     const lost = lostOf(rows[0])
@@ -215,7 +256,8 @@ export class LeaseLoop {
       for (const id of lost) this.#forget(id)
     }
     for (const { item, outcome } of settled) if (!lost.includes(item.claim.id)) this.#context.onSettled(item.event, outcome, item.durationMs)
-    if (total === 0) return 0
+    // Taken over meanwhile, the claim of this answer is as well.
+    if (total === 0 || presence.id !== worker) return 0
     const meta = readMeta(rows[0])
     if (!solo) this.#marks.note(meta, full, performance.now() - began)
     this.#take(meta, rows)
@@ -232,7 +274,8 @@ export class LeaseLoop {
   #take(meta: ClaimMeta, rows: readonly (readonly (string | null)[])[]): void {
     if (meta.claim === null) return
     const now = performance.now()
-    const claim: Claim = { id: meta.claim, since: now, keptAt: now, open: new Map(), gone: false }
+    const claim: Claim = { id: meta.claim, since: now, keptAt: now, open: new Map(), gone: false, stale: false }
+    steps.onStep?.('lease claimed')
     this.#claims.set(claim.id, claim)
     for (const row of rows.slice(1)) {
       const event = readPending(row)
@@ -259,22 +302,30 @@ export class LeaseLoop {
   #offer(item: Item): void {
     const { key, type } = item.event
     if (key !== undefined) {
-      const after = this.#keys.get(key)
-      if (after !== undefined) {
-        after.push(item)
+      const turn = this.#keys.get(key)
+      if (turn !== undefined) {
+        turn.after.push(item)
         return
       }
-      this.#keys.set(key, [])
+      this.#keys.set(key, { item, after: [] })
     }
-    const running = this.#running.get(type) ?? 0
-    if (running >= item.handler.concurrency || !this.#context.rates.take(type)) {
-      const waiting = this.#limited.get(type)
-      if (waiting === undefined) this.#limited.set(type, [item])
-      else waiting.push(item)
-      if (running < item.handler.concurrency) this.#context.rates.later(type, () => this.#admit(type))
-      return
-    }
-    this.#running.set(type, running + 1)
+    const waiting = this.#limited.get(type)
+    if (this.#mayStart(item)) this.#start(item)
+    else if (waiting === undefined) this.#limited.set(type, [item])
+    else waiting.push(item)
+  }
+
+  #mayStart({ event: { type }, handler }: Item): boolean {
+    if ((this.#running.get(type) ?? 0) >= handler.concurrency) return false
+    if (this.#context.rates.take(type)) return true
+    this.#context.rates.later(type, () => this.#admit())
+    return false
+  }
+
+  #start(item: Item): void {
+    const { type } = item.event
+    if (item.claim.gone) return this.#end(item, { verdict: 'release' })
+    this.#running.set(type, (this.#running.get(type) ?? 0) + 1)
     this.#active += 1
     void this.#execute(item)
   }
@@ -286,40 +337,37 @@ export class LeaseLoop {
     item.durationMs = this.#context.durationOf(context)
     this.#contexts.delete(context)
     const forgotten = context.end()
-    if (forgotten.length > 0) await this.#context.takeBack(item.handler.type, forgotten)
+    if (forgotten.length > 0)
+      await this.#context.takeBack(item.handler.type, forgotten).catch((error: unknown) => this.#context.onError(error))
     this.#active -= 1
     this.#running.set(item.event.type, (this.#running.get(item.event.type) ?? 1) - 1)
     this.#end(item, withLimit(outcome, item.event, item.handler, this.#context.options.backoff))
-    this.#admit(item.event.type)
+    this.#admit()
     this.#dispatch()
   }
 
-  /** Those of a type that waited for a place. */
-  #admit(type: string): void {
-    const waiting = this.#limited.get(type)
-    if (waiting === undefined || waiting.length === 0 || this.#active >= this.#context.options.maxParallel) return
-    const item = waiting.shift()
-    if (item === undefined) return
-    // Its key is its own already.
-    if (item.event.key !== undefined) {
-      const after = this.#keys.get(item.event.key) ?? []
-      this.#keys.delete(item.event.key)
-      this.#offer(item)
-      this.#keys.get(item.event.key)?.push(...after)
-    } else this.#offer(item)
+  /** Those that waited for a place among the events of their type; their keys are their own already. */
+  #admit(): void {
+    for (const waiting of this.#limited.values())
+      while (this.#active < this.#context.options.maxParallel) {
+        const [item] = waiting
+        if (item === undefined || !this.#mayStart(item)) break
+        waiting.shift()
+        this.#start(item)
+      }
   }
 
   #end(item: Item, outcome: Outcome): void {
     const { key } = item.event
     this.#settle(item, outcome)
-    if (key === undefined) return
-    const after = this.#keys.get(key) ?? []
+    const turn = key === undefined ? undefined : this.#keys.get(key)
+    // After a claim was lost its key may be another's here.
+    if (key === undefined || turn?.item !== item) return
     this.#keys.delete(key)
     const passed = outcome.verdict === 'done' || outcome.verdict === 'dead' || outcome.verdict === 'discard'
-    for (const next of after) {
+    for (const next of turn.after) {
       // A key that is blocked is blocked: what comes after goes back, and is claimed again behind it.
       if (!passed || this.#stopping) this.#settle(next, { verdict: 'release' })
-      else if (this.#keys.has(key)) this.#keys.get(key)?.push(next)
       else this.#offer(next)
     }
   }
@@ -336,10 +384,6 @@ export class LeaseLoop {
     this.#settled.push({ item, outcome })
     this.#alarm.ring()
     this.#soloAlarm.ring()
-  }
-
-  #drop(item: Item): void {
-    item.claim.gone = true
   }
 
   /** The claim was taken over: its handlers are told, what they do does not count. */

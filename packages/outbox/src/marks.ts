@@ -15,7 +15,7 @@ export class Marks {
   lane = 0
   laneKey: string | null = null
   lowClaim = '0'
-  #next: { readonly low: string; readonly xmax: bigint } | undefined
+  #next: { readonly low: bigint; readonly xmax: bigint } | undefined
   #fullAt = -Infinity
   #fullCost = 0
 
@@ -40,10 +40,11 @@ export class Marks {
     this.lane = meta.lane
     this.laneKey = meta.laneKey
     // A claim that is not committed yet may have a smaller id than one that is: the mark follows when every transaction
-    // that ran meanwhile is over.
-    if (this.#next === undefined) this.#next = { low: meta.lowClaim, xmax: BigInt(meta.xmax) }
+    // that ran meanwhile is over, and no further than to the claims that they left.
+    const low = BigInt(meta.lowClaim)
+    if (this.#next === undefined) this.#next = { low, xmax: BigInt(meta.xmax) }
     else if (BigInt(meta.xmin) >= this.#next.xmax) {
-      this.lowClaim = this.#next.low
+      this.lowClaim = String(low < this.#next.low ? low : this.#next.low)
       this.#next = undefined
     }
   }

@@ -67,6 +67,8 @@ export interface ClaimMeta {
   readonly laneKey: string | null
   readonly dueMs: number | null
   readonly suspects: boolean
+  /** `tx`: events have become due, and are to be promoted outside of this transaction. */
+  readonly overdue: boolean
 }
 
 const META = 9

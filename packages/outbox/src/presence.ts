@@ -1,4 +1,6 @@
-import type { Logger } from '@common-handlers/core'
+import { setTimeout as startTimer } from 'node:timers'
+import { setTimeout } from 'node:timers/promises'
+import { ConnectionError, type Logger } from '@common-handlers/core'
 import { assertMigrated } from './migrate.ts'
 import type { OutboxNames } from './names.ts'
 import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
@@ -29,6 +31,11 @@ export interface PresenceOptions {
 const RESCUE_MS: Readonly<Record<PresenceKind, number>> = { session: 400, heartbeat: 3000 }
 const BEAT_LIMIT = '15 seconds'
 const RECONNECT_MS = 250
+/** How often the lock of a worker that lost its connection is asked for, until the server has noticed the end of the old one. */
+const RESUME_TRIES = 8
+/** What cut off one worker has often cut off the others: they get so much time to come back before they are taken for dead. */
+const RETURN_MS = 2000
+const SIGN_OFF_MS = 5000
 
 /** The life of one worker in the database: its row, its lock, its ear for notifications, and its care for dead peers. */
 export class Presence {
@@ -43,6 +50,7 @@ export class Presence {
   #round: Promise<void> = Promise.resolve()
   #turn: Promise<unknown> = Promise.resolve()
   #whenReady = Promise.withResolvers<void>()
+  #gaveUp = false
 
   constructor(options: PresenceOptions) {
     this.#options = options
@@ -60,6 +68,17 @@ export class Presence {
   /** Resolves when the worker is known to the database: at once, or after a connection was lost when it is there again. */
   ready(): Promise<void> {
     return this.#whenReady.promise
+  }
+
+  /** The worker is to stop, and waits no longer for a connection that is not there: {@link ready} rejects. */
+  giveUp(): void {
+    this.#gaveUp = true
+    this.#whenReady.promise.catch(() => undefined)
+    this.#whenReady.reject(new ConnectionError('the worker was stopped', { code: 'OUTBOX_WORKER_STOPPED', retry: 'safe' }))
+  }
+
+  get gaveUp(): boolean {
+    return this.#gaveUp
   }
 
   async start(): Promise<void> {
@@ -101,7 +120,16 @@ export class Presence {
 
   async stop(): Promise<void> {
     this.#stopped = true
+    this.giveUp()
     clearTimeout(this.#timer)
+    await Promise.race([this.#signOff(), setTimeout(SIGN_OFF_MS, undefined, { ref: false })])
+    // Closed, not given back: its lock and LISTEN end with it.
+    const client = this.#client
+    this.#client = undefined
+    client?.release(true)
+  }
+
+  async #signOff(): Promise<void> {
     await this.#round
     const { schema } = this.#options.names
     if (this.#id !== undefined) {
@@ -114,16 +142,14 @@ export class Presence {
         this.#options.log.warn({ err: error }, 'the worker could not be signed off; another one does it'),
       )
     }
-    // Closed, not given back: its lock and LISTEN end with it.
-    const client = this.#client
-    this.#client = undefined
-    client?.release(true)
   }
 
   async #enter(): Promise<void> {
     const { pool, names, connectTimeoutMs, name, types } = this.#options
     const client = await borrow(pool, connectTimeoutMs, 'the worker')
+    const onEnd = (): void => this.#leave(client)
     try {
+      client.on('error', onEnd)
       if (this.#id === undefined) await assertMigrated(client, names)
       const [[pid] = []] = await textRows(client, 'SELECT pg_backend_pid()::text')
       // A pooler answers the login with a process id of its own.
@@ -143,12 +169,14 @@ export class Presence {
       }
       this.#idleSaid = false
       if (lock) {
-        client.on('error', () => this.#leave(client))
-        client.on('end', () => this.#leave(client))
+        client.on('end', onEnd)
         client.on('notification', () => this.#options.onWake())
         await client.query(`LISTEN "${names.channel.replaceAll('"', '""')}"`)
         this.#client = client
-      } else client.release()
+      } else {
+        client.off('error', onEnd)
+        client.release()
+      }
     } catch (error) {
       client.release(true)
       throw error
@@ -160,43 +188,49 @@ export class Presence {
   /** Takes up the old id again, unless a peer has already buried it. */
   async #resume(client: PoolClient, lock: boolean): Promise<boolean> {
     const { names } = this.#options
-    const [[id] = []] = await textRows(
-      client,
-      `SELECT w.id::text ${lock ? `, pg_advisory_lock(${names.lockClass}, w.id::int)::text` : ''}
-        FROM (SELECT id FROM ${names.schema}.worker WHERE id = $1 FOR UPDATE) w`,
-      [this.#id],
-    )
-    return id !== undefined
+    for (let tries = 1; ; tries++) {
+      const [[id, locked] = []] = await textRows(
+        client,
+        `SELECT w.id::text, ${lock ? `pg_try_advisory_lock(${names.lockClass}, w.id::int)` : 'true'}
+          FROM (SELECT id FROM ${names.schema}.worker WHERE id = $1 FOR UPDATE) w`,
+        [this.#id],
+      )
+      if (id === undefined) return false
+      if (locked === 't') return true
+      if (tries === RESUME_TRIES) return false
+      await setTimeout(RECONNECT_MS)
+    }
   }
 
   #leave(client: PoolClient): void {
     if (this.#client !== client || this.#stopped) return
     this.#client = undefined
     this.#whenReady = Promise.withResolvers()
+    if (this.#gaveUp) this.giveUp()
     client.release(true)
     this.#options.log.warn({}, 'the worker lost its connection')
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => this.#again(), RECONNECT_MS)
+    this.#again()
   }
 
   #again(): void {
     this.#round = this.#enter().then(
-      () => this.#schedule(),
+      () => this.#schedule(RETURN_MS),
       (error: unknown) => {
         this.#options.log.warn({ err: error }, 'the worker has no connection yet')
-        if (!this.#stopped) this.#timer = setTimeout(() => this.#again(), RECONNECT_MS)
+        if (!this.#stopped) this.#timer = startTimer(() => this.#again(), RECONNECT_MS)
       },
     )
   }
 
-  #schedule(): void {
+  #schedule(ms = RESCUE_MS[this.#kind]): void {
     if (this.#stopped) return
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => {
+    this.#timer = startTimer(() => {
       this.#round = this.#care().finally(() => {
         if (this.#kind === 'heartbeat' || this.#client !== undefined) this.#schedule()
       })
-    }, RESCUE_MS[this.#kind])
+    }, ms)
   }
 
   async #care(): Promise<void> {

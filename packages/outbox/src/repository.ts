@@ -67,12 +67,17 @@ export class OutboxRepository implements AsyncDisposable {
 
   /** A statement with bound values. Rows are as the pool's driver reads them. */
   // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- the caller knows its rows
-  async query<R = Record<string, unknown>>(
+  query<R = Record<string, unknown>>(
     text: string,
     values: readonly unknown[] = [],
   ): Promise<{ readonly rows: R[]; readonly rowCount: number }> {
-    const { rows, rowCount } = await this.#run((client) => client.query(text, [...values]))
-    return { rows: rows as R[], rowCount: rowCount ?? 0 }
+    const answer = this.#run((client) => client.query(text, [...values])).then(({ rows, rowCount }) => ({
+      rows: rows as R[],
+      rowCount: rowCount ?? 0,
+    }))
+    // A handler that does not wait for it is told so by its failed attempt, not by the end of the process.
+    answer.catch(() => undefined)
+    return answer
   }
 
   /** Runs work in a transaction; inside another one it is a savepoint. */
@@ -116,6 +121,7 @@ export class OutboxRepository implements AsyncDisposable {
       })
     const all = types.map(() => limit)
     const values = [0, 'tx', types, all, limit, true, 0, [], [], [], 0, null, false]
+    await this.#run((client) => client.query(`SELECT ${this.#names.schema}.promote($1)`, [limit]))
     const rows = await this.#run((client) => textRows(client, claimText(this.#names), values))
     return rows.slice(1).map(readPending)
   }
@@ -173,6 +179,8 @@ export class OutboxRepository implements AsyncDisposable {
 export interface Finished {
   readonly id: bigint
   readonly claim?: string | undefined
+  /** Attempts that had failed before: a retry that is said twice counts once. */
+  readonly attempts?: number | undefined
   readonly verdict: 'retry' | 'dead' | 'discard' | 'release'
   readonly delay?: number | undefined
   readonly reason?: string | undefined

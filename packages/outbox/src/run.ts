@@ -1,4 +1,4 @@
-import { ConflictError, HandlerError, issuePath, OperationTimeoutError, retryDelay, scrub } from '@common-handlers/core'
+import { ConflictError, HandlerError, issuePath, OperationTimeoutError, retryDelay, type SchemaResult, scrub } from '@common-handlers/core'
 import type { BoundHandler, DatabaseContext, ReceivedEvent, Verdict } from './handler.ts'
 import type { PendingEvent } from './pending.ts'
 import type { OutboxRepository } from './repository.ts'
@@ -16,6 +16,8 @@ export interface NotDone {
 
 const DONE: Outcome = { verdict: 'done' }
 const MAX_ERROR_CHARACTERS = 2000
+/** A year: what is later than any date that PostgreSQL knows could not be written down. */
+const MAX_DELAY_MS = 31_536_000_000
 
 export interface Backoff {
   /** Upper bound of the first wait in milliseconds; it doubles with each attempt. Default 1000. */
@@ -42,6 +44,7 @@ export class RunContext implements DatabaseContext {
   #ended = false
   #timedOut = false
   #expire: ((outcome: Outcome) => void) | undefined
+  #stopped: Outcome | undefined
   /** Not yet given back. */
   readonly open: Set<OutboxRepository> = new Set()
 
@@ -93,6 +96,7 @@ export class RunContext implements DatabaseContext {
     this.#timedOut = true
     this.#reason = reason
     this.#abort?.abort(reason)
+    this.#stopped ??= outcome
     this.#expire?.(outcome)
   }
 
@@ -106,9 +110,12 @@ export class RunContext implements DatabaseContext {
     this.stop(error, { verdict: 'retry', error: error.message })
   }
 
-  /** @internal */
-  begin(): Promise<Outcome> {
-    return new Promise((resolve) => (this.#expire = resolve))
+  /** @internal How it ends when it is stopped. */
+  get stopped(): Promise<Outcome> {
+    return new Promise((resolve) => {
+      if (this.#stopped === undefined) this.#expire = resolve
+      else resolve(this.#stopped)
+    })
   }
 
   /** @internal What the handler forgot to close. */
@@ -123,22 +130,30 @@ export async function runHandler(event: PendingEvent, context: RunContext): Prom
   const { handler } = context
   if (event.expired) return { verdict: 'dead', reason: 'expired', error: 'its time had passed before it was begun' }
   try {
-    let payload: unknown = JSON.parse(event.payload)
-    if (handler.schema !== undefined) {
-      const validating = handler.schema['~standard'].validate(payload)
-      const checked = validating instanceof Promise ? await validating : validating
-      if (checked.issues !== undefined) {
-        const issues = checked.issues.map((issue) => `${issuePath(issue) || 'payload'}: ${issue.message}`).join('; ')
-        return { verdict: 'dead', reason: 'invalid', error: shorten(issues) }
-      }
-      payload = checked.value
-    }
-    const running = handler.bare ? handler.handler(payload) : handler.handler(payload, context)
-    if (!(running instanceof Promise)) return asOutcome(running)
-    return await Promise.race([running.then(asOutcome), context.begin()])
+    const payload: unknown = JSON.parse(event.payload)
+    const checked = handler.schema?.['~standard'].validate(payload) ?? { value: payload }
+    const running = isThenable(checked) ? Promise.resolve(checked).then((result) => handle(result, context)) : handle(checked, context)
+    return isThenable(running) ? await Promise.race([running, context.stopped]) : running
   } catch (error) {
     return failed(error)
   }
+}
+
+/** Gives the payload to the handler, if it is as its schema wants it. */
+function handle(checked: SchemaResult<unknown>, context: RunContext): Outcome | Promise<Outcome> {
+  const { handler } = context
+  if (checked.issues !== undefined) {
+    const issues = checked.issues.map((issue) => `${issuePath(issue) || 'payload'}: ${issue.message}`).join('; ')
+    return { verdict: 'dead', reason: 'invalid', error: shorten(issues) }
+  }
+  context.assertRunning()
+  const result = handler.bare ? handler.handler(checked.value) : handler.handler(checked.value, context)
+  return isThenable(result) ? Promise.resolve(result).then(asOutcome) : asOutcome(result)
+}
+
+/** A promise of whatever make: query builders have their own. */
+function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
+  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 }
 
 function asOutcome(result: void | Verdict): Outcome {
@@ -146,13 +161,24 @@ function asOutcome(result: void | Verdict): Outcome {
   const error = result.reason === undefined ? {} : { error: shorten(result.reason) }
   if (result.verdict === 'dead') return { verdict: 'dead', reason: 'verdict', ...error }
   if (result.verdict === 'discard') return { verdict: 'discard', ...error }
-  return { verdict: 'retry', ...(result.delayMs === undefined ? {} : { delay: Math.max(0, result.delayMs) }), ...error }
+  return { verdict: 'retry', ...delayOf(result.delayMs), ...error }
 }
 
 export function failed(error: unknown): NotDone {
-  const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error)
-  const after = HandlerError.is(error) ? error.retryAfterMs : undefined
-  return { verdict: 'retry', error: shorten(text), ...(after === undefined ? {} : { delay: after }) }
+  return { verdict: 'retry', error: shorten(textOf(error)), ...delayOf(HandlerError.is(error) ? error.retryAfterMs : undefined) }
+}
+
+/** Anything may be thrown, also what cannot be turned into text. */
+function textOf(error: unknown): string {
+  try {
+    return error instanceof Error ? `${error.name}: ${error.message}` : String(error)
+  } catch {
+    return 'an error without a text'
+  }
+}
+
+function delayOf(ms: number | undefined): { readonly delay?: number } {
+  return ms === undefined || Number.isNaN(Number(ms)) ? {} : { delay: Math.min(Math.max(0, ms), MAX_DELAY_MS) }
 }
 
 /** Applies limit and back-off to an attempt that failed. */
@@ -172,5 +198,7 @@ export function withLimit<O extends Outcome>(
 /** What is kept of an error: no secret, no novel. */
 function shorten(text: string): string {
   const scrubbed = scrub(text).replaceAll('\0', '\ufffd')
-  return scrubbed.length > MAX_ERROR_CHARACTERS ? `${scrubbed.slice(0, MAX_ERROR_CHARACTERS)}…` : scrubbed
+  const short = scrubbed.length > MAX_ERROR_CHARACTERS ? `${scrubbed.slice(0, MAX_ERROR_CHARACTERS)}…` : scrubbed
+  // Half of a character is no text to PostgreSQL.
+  return short.toWellFormed()
 }

@@ -1,3 +1,4 @@
+import { ConflictError, ConnectionError } from '@common-handlers/core'
 import { Alarm, Patience } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { Marks } from './marks.ts'
@@ -5,14 +6,21 @@ import { type PendingEvent, readMeta, readPending } from './pending.ts'
 import { borrow, type PoolClient, textRows } from './pool.ts'
 import { claimText, finishText, type Finished, finishedJson, OutboxRepository } from './repository.ts'
 import { failed, type NotDone, type Outcome, type Repositories, RunContext, withLimit } from './run.ts'
+import { steps } from './steps.ts'
 import type { LoopContext } from './worker.ts'
 
 const ERROR_PAUSE_MS = 250
+/** An event that loses its connection so often in a row is to blame for it. */
+const MAX_LOSSES = 3
+/** Due events that join the others in one statement. */
+const PROMOTED = 1000
 
 interface Batch {
   readonly events: readonly PendingEvent[]
   readonly keys: readonly string[]
   readonly solo: boolean
+  /** Events that became due and joined the others meanwhile. */
+  readonly promoted: number
 }
 
 /** Runs events in the transaction that completes them: what the handlers write and the completion are one commit. */
@@ -29,7 +37,12 @@ export class TxLoop {
   #dueMs: number | undefined
   /** A batch could not be committed: so many events run one by one, to find which of them it was. */
   #singles = 0
+  /** Notes of which the answer was lost. */
+  #doubtful: readonly (readonly bigint[])[] = []
+  #losses: { readonly id: bigint; readonly count: number } | undefined
+  #broken = false
   #stopping = false
+  #solo: Promise<void> = Promise.resolve()
 
   constructor(context: LoopContext, types: readonly string[]) {
     this.#context = context
@@ -53,6 +66,7 @@ export class TxLoop {
   /** Another worker took over: the locks of this one are gone with its connection, or will hold until it ends. */
   lose(): void {
     this.#over = undefined
+    this.#doubtful = []
   }
 
   async run(): Promise<void> {
@@ -69,12 +83,19 @@ export class TxLoop {
       this.#context.setIdle(this, true)
       if (!(await this.#alarm.sleep(Math.min(this.#patience.next(options.pollInterval), this.#dueMs ?? Infinity)))) this.#marks.forget()
     }
+    await this.#solo
     this.#context.setIdle(this, false)
+    this.#client?.off('error', this.#onLost)
+    this.#client?.off('end', this.#onLost)
     this.#client?.release()
     this.#client = undefined
   }
 
-  async runSolo(): Promise<void> {
+  runSolo(): Promise<void> {
+    return (this.#solo = this.#runSuspects())
+  }
+
+  async #runSuspects(): Promise<void> {
     while (!this.#stopping && (await this.#batch(true)) > 0);
   }
 
@@ -82,8 +103,9 @@ export class TxLoop {
   async #batch(solo: boolean): Promise<number> {
     const { presence } = this.#context
     const full = this.#marks.full
-    let claimed: Batch = { events: [], keys: [], solo }
+    let claimed: Batch = { events: [], keys: [], solo, promoted: 0 }
     let size = 0
+    let handled = false
     try {
       await presence.ready()
       const client = await this.#connected()
@@ -93,7 +115,7 @@ export class TxLoop {
         await client.query('ROLLBACK')
         // The last batch is over: its keys are free for others.
         await this.#note(claimed)
-        if (!full && !solo) {
+        if ((!full || claimed.promoted > 0) && !solo) {
           this.#marks.forget()
           return this.#stopping ? 0 : await this.#batch(false)
         }
@@ -101,21 +123,27 @@ export class TxLoop {
       }
       this.#patience.lose()
       this.#context.setIdle(this, false)
+      steps.onStep?.('tx claimed')
       await this.#note(claimed)
+      steps.onStep?.('tx noted')
       const outcomes = await this.#runAll(client, claimed.events)
       if (outcomes === undefined) return size
+      handled = true
       await this.#commit(client, outcomes)
+      steps.onStep?.('tx committed')
+      this.#losses = undefined
       for (const { event, outcome, durationMs } of outcomes) this.#context.onSettled(event, outcome, durationMs)
       return size
     } catch (error) {
-      this.#client?.release(true)
-      this.#client = undefined
+      this.#abandon()
+      this.#context.onError(error)
       const [only] = claimed.events
       if (size > 1) this.#singles = size
-      else if (only !== undefined && isServerError(error)) await this.#fail(only, failed(error))
-      this.#context.onError(error)
+      // What is checked at commit speaks against the event; a connection that is lost does not, at first.
+      else if (only !== undefined && handled && isServerError(error)) await this.#fail(only, failed(error))
+      else if (only !== undefined) await this.#lostWith(only)
       await this.#note({ events: [], keys: [], solo }).catch(() => undefined)
-      if (size === 0) await this.#alarm.sleep(ERROR_PAUSE_MS)
+      if (!handled) await this.#alarm.sleep(ERROR_PAUSE_MS)
       this.#marks.forget()
       return size
     }
@@ -149,14 +177,27 @@ export class TxLoop {
       this.#dueMs = meta.dueMs ?? Infinity
       if (meta.suspects) this.#context.onSuspects()
     }
-    return { events, keys: meta.keys, solo }
+    let promoted = 0
+    if (meta.overdue) {
+      const [[count] = []] = await presence.run(`SELECT ${names.schema}.promote($1)::text`, [PROMOTED])
+      promoted = Number(count)
+      this.#marks.forget()
+    }
+    return { events, keys: meta.keys, solo, promoted }
   }
 
   /** Writes down what is about to run, before it runs: if the process dies of it, the others know. */
-  async #note({ events, keys, solo }: Batch): Promise<void> {
+  async #note({ events, keys, solo }: Omit<Batch, 'promoted'>): Promise<void> {
     const { names, presence } = this.#context
-    if (events.length === 0 && this.#over === undefined) return
+    const doubtful = this.#doubtful
+    if (events.length === 0 && this.#over === undefined && doubtful.length === 0) return
     const over = this.#over
+    this.#doubtful = [...doubtful, events.map(({ id }) => id)]
+    for (const ids of doubtful)
+      await presence.run(`DELETE FROM ${names.schema}.claim WHERE worker_id = $1 AND effect = 'tx' AND ids = $2::bigint[]`, [
+        presence.id,
+        ids,
+      ])
     const [[claim] = []] = await presence.run(`SELECT ${names.schema}.begin_tx($1, $2, $3, $4, $5)::text`, [
       presence.id,
       over,
@@ -165,6 +206,7 @@ export class TxLoop {
       solo,
     ])
     this.#over = claim ?? undefined
+    this.#doubtful = []
   }
 
   /** Undefined when a handler had to be left behind: the transaction is given up, with all that was done in it. */
@@ -180,10 +222,13 @@ export class TxLoop {
         continue
       }
       const { outcome, durationMs } = await this.#runOne(event, handler, savepoint)
-      if (savepoint.abandoned) {
-        this.#client?.release(true)
-        this.#client = undefined
-        if (outcome.verdict !== 'done') await this.#fail(event, outcome)
+      steps.onStep?.('tx handled')
+      if (savepoint.abandoned || this.#broken) {
+        const lost = this.#broken
+        this.#abandon()
+        if (lost && events.length > 1) this.#singles = events.length
+        else if (lost) await this.#lostWith(event)
+        else if (outcome.verdict !== 'done' && outcome.verdict !== 'release') await this.#fail(event, outcome)
         return undefined
       }
       if (outcome.verdict === 'retry' || outcome.verdict === 'release') if (event.key !== undefined) blocked.add(event.key)
@@ -201,7 +246,8 @@ export class TxLoop {
     this.#current = undefined
     const forgotten = context.end()
     if (forgotten.length > 0) await this.#context.takeBack(handler.type, forgotten)
-    const result = outcome.verdict === 'done' && savepoint.failure !== undefined ? failed(savepoint.failure) : outcome
+    const failure = savepoint.busy ? notAwaited(event.type) : savepoint.failure
+    const result = outcome.verdict === 'done' && failure !== undefined ? failed(failure) : outcome
     // Statements that are still on their way belong to a handler that did not wait for them.
     const late = context.timedOut || savepoint.busy
     if (late && savepoint.used) savepoint.abandoned = true
@@ -214,9 +260,11 @@ export class TxLoop {
     const others: Finished[] = []
     for (const { event, outcome } of outcomes) {
       if (outcome.verdict === 'done') done.push(event.id)
-      else if (outcome.verdict !== 'release') others.push({ id: event.id, ...outcome })
+      else if (outcome.verdict !== 'release') others.push({ id: event.id, attempts: event.failed, ...outcome })
     }
-    await textRows(client, finishText(this.#context.names), [done, others.length === 0 ? null : finishedJson(others)])
+    const values = [done, others.length === 0 ? null : finishedJson(others), true]
+    await textRows(client, `SELECT ${this.#context.names.schema}.finish($1, $2, $3)`, values)
+    steps.onStep?.('tx finished')
     const committed = await client.query('COMMIT')
     // What fails in a transaction turns its COMMIT into a ROLLBACK, without an error.
     if (committed.command !== undefined && committed.command !== 'COMMIT')
@@ -229,17 +277,55 @@ export class TxLoop {
     const handler = handlers.get(event.type)
     if (handler === undefined) return
     const limited = withLimit(outcome, event, handler, options.backoff)
-    await presence.run(finishText(names), [[], finishedJson([{ id: event.id, ...limited }])])
-    this.#context.onSettled(event, limited)
+    try {
+      await presence.run(finishText(names), [[], finishedJson([{ id: event.id, attempts: event.failed, ...limited }])])
+      this.#context.onSettled(event, limited)
+    } catch (error) {
+      this.#context.onError(error)
+    }
+  }
+
+  /** The connection was lost with this event alone in its transaction. */
+  async #lostWith(event: PendingEvent): Promise<void> {
+    const count = this.#losses?.id === event.id ? this.#losses.count + 1 : 1
+    this.#losses = { id: event.id, count }
+    if (count < MAX_LOSSES || this.#stopping) return
+    this.#losses = undefined
+    await this.#fail(event, failed(connectionLost()))
+  }
+
+  /** Gives up the transaction, with all that was done in it. */
+  #abandon(): void {
+    this.#client?.release(true)
+    this.#client = undefined
   }
 
   async #connected(): Promise<PoolClient> {
     if (this.#client !== undefined) return this.#client
     const { pool, options } = this.#context
     const client = await borrow(pool, options.connectTimeoutMs, 'the worker')
-    client.on('error', () => undefined)
+    this.#broken = false
+    client.on('error', this.#onLost)
+    client.on('end', this.#onLost)
     return (this.#client = client)
   }
+
+  /** What the handler does now is rolled back already: it need not go on. */
+  readonly #onLost = (): void => {
+    if (this.#client === undefined) return
+    this.#broken = true
+    this.#current?.stop(connectionLost(), { verdict: 'release' })
+  }
+}
+
+function connectionLost(): ConnectionError {
+  return new ConnectionError('the connection of the transaction was lost', { code: 'OUTBOX_CONNECTION_LOST', retry: 'safe' })
+}
+
+function notAwaited(type: string): ConflictError {
+  return new ConflictError(`the handler of ${type} ended before one of its statements did: await it`, {
+    code: 'OUTBOX_STATEMENT_NOT_AWAITED',
+  })
 }
 
 interface Ended {
@@ -248,9 +334,9 @@ interface Ended {
   readonly durationMs?: number | undefined
 }
 
-/** SQLSTATE: an answer of the server, not a lost connection. */
+/** The server refused a statement; it did not end the connection. */
 export function isServerError(error: unknown): boolean {
-  return error instanceof Error && 'severity' in error && 'code' in error
+  return error instanceof Error && 'severity' in error && error.severity === 'ERROR'
 }
 
 /**
@@ -285,7 +371,7 @@ export class Savepoint implements Repositories {
   async open(_: BoundHandler, context: RunContext): Promise<OutboxRepository> {
     const repository: OutboxRepository = new OutboxRepository(
       {
-        client: this.#counting(),
+        client: this.#counting(context),
         inTransaction: true,
         before: () => {
           context.assertRunning()
@@ -312,13 +398,19 @@ export class Savepoint implements Repositories {
       this.#standing = true
       this.#begun = this.#client.query(text)
     }
-    await this.#begun
+    this.#under += 1
+    try {
+      await this.#begun
+    } finally {
+      this.#under -= 1
+    }
   }
 
-  #counting(): PoolClient {
+  #counting(context: RunContext): PoolClient {
     const client = this.#client
     return {
       query: (async (...query: [string, unknown[]?]) => {
+        context.assertRunning()
         this.#under += 1
         try {
           return await client.query(...query)

@@ -119,6 +119,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   #solo = false
   #state: WorkerStatus['state'] = 'new'
   #runs: Promise<void>[] = []
+  #starting: Promise<void> | undefined
   #stopped: Promise<void> | undefined
 
   /** Does no work. @throws ConfigError `OUTBOX_CONFIG_INVALID` */
@@ -233,12 +234,16 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   async start(): Promise<void> {
     if (this.#state !== 'new') throw new ConnectionError('a worker is started once', { code: 'OUTBOX_WORKER_STARTED' })
     this.#state = 'running'
+    const starting = Promise.withResolvers<void>()
+    this.#starting = starting.promise
     try {
       await this.#warmUp()
       await this.#presence.start()
     } catch (error) {
       this.#state = 'stopped'
       throw error
+    } finally {
+      starting.resolve()
     }
     this.#runs = this.#loops.map((loop) => loop.run())
     this.#watch = setInterval(() => this.#timeOut(), WATCH_MS)
@@ -259,6 +264,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   }
 
   async #stop(graceMs: number): Promise<void> {
+    await this.#starting
     const begun = this.#state === 'running'
     this.#state = 'stopping'
     if (begun) {
@@ -266,6 +272,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       const timer = setTimeout(() => {
         const reason = new ConnectionError('the worker was stopped', { code: 'OUTBOX_WORKER_STOPPED', retry: 'safe' })
         for (const loop of this.#loops) for (const context of loop.contexts) context.stop(reason, { verdict: 'release' })
+        this.#presence.giveUp()
       }, graceMs)
       await Promise.all(this.#runs)
       clearTimeout(timer)
@@ -276,6 +283,16 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     }
     this.#state = 'stopped'
     this.#log.info({}, 'the worker has stopped')
+  }
+
+  /** A listener that throws does not end the work. */
+  override emit: EventEmitter<OutboxWorkerEvents>['emit'] = (name, ...args) => {
+    try {
+      return super.emit(name, ...args)
+    } catch (error) {
+      this.#log.error({ err: error, event: String(name) }, 'a listener of the worker threw')
+      return true
+    }
   }
 
   async #warmUp(): Promise<void> {

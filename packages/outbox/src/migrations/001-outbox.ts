@@ -146,9 +146,12 @@ BEGIN
   END LOOP;
 END $f$;
 
--- finish: the end of attempts. p_failed: [{ id, verdict: retry | dead | discard | release, delay, reason, error }].
-CREATE FUNCTION ${s}.finish(p_done bigint[], p_failed json) RETURNS void LANGUAGE plpgsql
+-- finish: the end of attempts. p_failed: [{ id, attempts, verdict: retry | dead | discard | release, delay, reason, error }];
+-- a retry that names the attempts before it counts once, however often it is said.
+--   p_whole  what is done is there, or else nothing is: the effects in this transaction are not to outlive an event that left
+CREATE FUNCTION ${s}.finish(p_done bigint[], p_failed json, p_whole boolean DEFAULT false) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off AS $f$
+DECLARE v_count int;
 BEGIN
   IF cardinality(p_done) > 0 THEN
     IF (SELECT p.archive FROM ${s}.policy p) THEN
@@ -158,12 +161,16 @@ BEGIN
     ELSE
       DELETE FROM ${s}.event WHERE id = ANY (p_done);
     END IF;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    IF p_whole AND v_count < cardinality(p_done) THEN
+      RAISE EXCEPTION 'of % events that are done % are there no more', cardinality(p_done), cardinality(p_done) - v_count;
+    END IF;
   END IF;
   IF p_failed IS NULL THEN RETURN; END IF;
   UPDATE ${s}.event e SET attempts = least(e.attempts + 1, 32767), last_error = f.error, suspect = false,
       available_at = clock_timestamp() + f.delay * interval '1 ms'
-    FROM json_to_recordset(p_failed) AS f (id bigint, verdict text, delay float8, error text)
-    WHERE e.id = f.id AND f.verdict = 'retry';
+    FROM json_to_recordset(p_failed) AS f (id bigint, attempts int, verdict text, delay float8, error text)
+    WHERE e.id = f.id AND f.verdict = 'retry' AND e.attempts = coalesce(f.attempts, e.attempts);
   WITH gone AS (
     DELETE FROM ${s}.event e USING json_to_recordset(p_failed) AS f (id bigint, verdict text, reason text, error text)
       WHERE e.id = f.id AND f.verdict IN ('dead', 'discard')
@@ -173,6 +180,17 @@ BEGIN
     SELECT id, created_at, attempts + (reason IN ('attempts', 'verdict'))::int, crashes, priority, reason, type, key, payload, headers,
         coalesce(error, last_error)
       FROM gone WHERE verdict = 'dead';
+END $f$;
+
+-- promote: events that became due join the others. It commits at once: what a long transaction promotes, nobody else sees.
+CREATE FUNCTION ${s}.promote(p_limit int) RETURNS int LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $f$
+DECLARE v_count int;
+BEGIN
+  UPDATE ${s}.event SET available_at = NULL WHERE id = ANY (array(
+    SELECT e.id FROM ${s}.event e WHERE e.available_at <= clock_timestamp() AND e.lane IS NULL ORDER BY e.available_at LIMIT p_limit
+    FOR UPDATE SKIP LOCKED));
+  GET DIAGNOSTICS v_count = ROW_COUNT;
+  RETURN v_count;
 END $f$;
 
 -- claim: hands out events. The first row has no id: it says in meta which claim it is, where the next scan may begin,
@@ -191,10 +209,13 @@ SET enable_seqscan = off SET enable_mergejoin = off SET jit = off SET plan_cache
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();
+  v_snapshot pg_snapshot;
   v_claimed bigint[];
   v_claimed_keys text[];
   v_low_claim bigint;
   v_types text[];
+  v_rest int[];
+  v_place int;
   v_left int := p_total;
   v_want int;
   v_ids bigint[] := '{}';
@@ -215,11 +236,13 @@ DECLARE
   v_event record;
 BEGIN
   -- Which events and keys are begun elsewhere. A tx claim of this worker's own is over or holds its locks.
-  SELECT coalesce(array_agg(u.id) FILTER (WHERE u.id IS NOT NULL), '{}'), coalesce(min(c.id), p_low_claim)
-    INTO v_claimed, v_low_claim
+  SELECT coalesce(array_agg(u.id) FILTER (WHERE u.id IS NOT NULL), '{}'), coalesce(min(c.id), p_low_claim),
+      pg_current_snapshot()
+    INTO v_claimed, v_low_claim, v_snapshot
     FROM ${s}.claim c LEFT JOIN LATERAL unnest(c.ids) u (id) ON c.worker_id <> p_worker OR c.effect = 'lease'
     WHERE c.id >= p_low_claim;
-  v_types := array(SELECT t FROM unnest(p_types) t WHERE t NOT IN (SELECT p.type FROM ${s}.paused p));
+  SELECT coalesce(array_agg(l.type ORDER BY l.place), '{}'), coalesce(array_agg(l.n ORDER BY l.place), '{}') INTO v_types, v_rest
+    FROM unnest(p_types, p_limits) WITH ORDINALITY l (type, n, place) WHERE l.type NOT IN (SELECT p.type FROM ${s}.paused p);
 
   IF p_solo THEN
     -- One suspect, the first of its key, to run with nothing beside it.
@@ -244,20 +267,14 @@ BEGIN
       EXIT;
     END LOOP;
   ELSE
-    -- Events that became due join the others.
-    IF p_full THEN
-      UPDATE ${s}.event SET available_at = NULL WHERE id = ANY (array(
-        SELECT e.id FROM ${s}.event e WHERE e.available_at <= v_now AND e.lane IS NULL ORDER BY e.available_at LIMIT p_total
-        FOR UPDATE SKIP LOCKED));
-    END IF;
+    IF p_full AND p_effect = 'lease' THEN PERFORM ${s}.promote(p_total); END IF;
 
     -- Events without a key: by priority, types taking turns.
     FOR v_pair IN
-      SELECT m.type, m.priority, m.low, l.n FROM unnest(p_type, p_priority, p_low) WITH ORDINALITY m (type, priority, low, place)
-          JOIN unnest(p_types, p_limits) l (type, n) ON l.type = m.type
+      SELECT m.type, m.priority, m.low FROM unnest(p_type, p_priority, p_low) m (type, priority, low)
         WHERE NOT p_full AND m.type = ANY (v_types)
       UNION ALL
-      SELECT l.type, d.priority, 0, l.n FROM unnest(p_types, p_limits) WITH ORDINALITY l (type, n, place),
+      SELECT l.type, d.priority, 0 FROM unnest(p_types) l (type),
           LATERAL (
             WITH RECURSIVE distinct_priority AS (
               (SELECT e.priority FROM ${s}.event e
@@ -272,7 +289,8 @@ BEGIN
         WHERE p_full AND l.type = ANY (v_types)
       ORDER BY 2
     LOOP
-      v_want := least(v_left, v_pair.n);
+      v_place := array_position(v_types, v_pair.type);
+      v_want := least(v_left, v_rest[v_place]);
       CONTINUE WHEN v_want <= 0;
       v_found := array(
         SELECT e.id FROM ${s}.event e
@@ -286,6 +304,7 @@ BEGIN
         v_mark_lows := v_mark_lows || v_found[1] - 1;
         v_ids := v_ids || v_found;
         v_left := v_left - cardinality(v_found);
+        v_rest[v_place] := v_rest[v_place] - cardinality(v_found);
       END IF;
     END LOOP;
 
@@ -323,7 +342,9 @@ BEGIN
             SELECT e.id, e.type, e.available_at, e.suspect FROM ${s}.event e
               WHERE e.lane = v_lane AND e.key = v_key ORDER BY e.id LIMIT least(v_left, 100)
           LOOP
-            EXIT WHEN v_event.suspect OR v_event.available_at > v_now OR v_event.type <> ALL (v_types);
+            v_place := array_position(v_types, v_event.type);
+            EXIT WHEN v_event.suspect OR v_event.available_at > v_now OR v_place IS NULL OR v_rest[v_place] <= 0;
+            v_rest[v_place] := v_rest[v_place] - 1;
             v_found := v_found || v_event.id;
           END LOOP;
           CONTINUE WHEN cardinality(v_found) = 0;
@@ -336,11 +357,17 @@ BEGIN
     END IF;
   END IF;
 
-  IF p_effect = 'lease' AND cardinality(v_ids) > 0 THEN
+  IF cardinality(v_ids) > 0 THEN
     -- Behind the locks: a claim that was committed since the first look is visible now.
     v_ids := array(SELECT u.id FROM unnest(v_ids) WITH ORDINALITY u (id, place)
-      WHERE u.id NOT IN (SELECT unnest(c.ids) FROM ${s}.claim c WHERE c.id >= p_low_claim) ORDER BY u.place);
-    IF cardinality(v_ids) > 0 THEN
+      WHERE u.id NOT IN (SELECT unnest(c.ids) FROM ${s}.claim c
+        WHERE c.id >= p_low_claim AND (c.worker_id <> p_worker OR c.effect = 'lease')) ORDER BY u.place);
+    IF p_effect = 'lease' THEN
+      -- A worker that was buried claims nothing: nobody would free it. The lock keeps those who bury it waiting.
+      PERFORM FROM ${s}.worker w WHERE w.id = p_worker FOR KEY SHARE;
+      IF NOT FOUND THEN v_ids := '{}'; END IF;
+    END IF;
+    IF p_effect = 'lease' AND cardinality(v_ids) > 0 THEN
       INSERT INTO ${s}.claim (worker_id, effect, solo, ids, keys) VALUES (p_worker, 'lease', p_solo, v_ids, v_keys)
         RETURNING claim.id INTO v_claim;
     END IF;
@@ -351,10 +378,12 @@ BEGIN
   END IF;
   v_meta := json_build_object(
     'claim', v_claim::text, 'keys', v_keys, 'lowClaim', v_low_claim::text,
-    'xmin', pg_snapshot_xmin(pg_current_snapshot())::text, 'xmax', pg_snapshot_xmax(pg_current_snapshot())::text, 'types', v_mark_types, 'priorities', v_mark_priorities, 'lows', v_mark_lows::text[], 'lane', v_lane, 'laneKey', v_lane_key,
+    'xmin', pg_snapshot_xmin(v_snapshot)::text, 'xmax', pg_snapshot_xmax(v_snapshot)::text, 'types', v_mark_types, 'priorities', v_mark_priorities, 'lows', v_mark_lows::text[], 'lane', v_lane, 'laneKey', v_lane_key,
     'dueMs', ceil(extract(epoch FROM v_due - v_now) * 1000),
+    'overdue', p_full AND p_effect = 'tx' AND EXISTS (SELECT FROM ${s}.event e WHERE e.available_at <= v_now AND e.lane IS NULL),
     'suspects', EXISTS (SELECT FROM ${s}.event e WHERE e.suspect AND e.type = ANY (v_types)
-      AND (e.available_at IS NULL OR e.available_at <= v_now) AND e.id NOT IN (SELECT unnest(v_claimed))));
+      AND (e.available_at IS NULL OR e.available_at <= v_now) AND e.id NOT IN (SELECT unnest(v_claimed))
+      AND (e.key IS NULL OR NOT EXISTS (SELECT FROM ${s}.event p WHERE p.lane = e.lane AND p.key = e.key AND p.id < e.id))));
   RETURN QUERY SELECT NULL::bigint, NULL, NULL, NULL, NULL, NULL::int, NULL::int, NULL::float8, NULL::boolean, v_meta;
   RETURN QUERY
     SELECT e.id, e.type, e.payload::text, e.headers::text, e.key, e.attempts::int, e.crashes::int,
@@ -371,6 +400,8 @@ BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   DELETE FROM ${s}.claim WHERE id = p_over;
   IF cardinality(p_ids) > 0 THEN
+    PERFORM FROM ${s}.worker w WHERE w.id = p_worker FOR KEY SHARE;
+    IF NOT FOUND THEN RAISE EXCEPTION 'worker % is not registered any more', p_worker; END IF;
     INSERT INTO ${s}.claim (worker_id, effect, solo, ids, keys) VALUES (p_worker, 'tx', p_solo, p_ids, p_keys) RETURNING id INTO v_claim;
   END IF;
   RETURN v_claim;
@@ -440,8 +471,9 @@ BEGIN
       AND (w.presence = 'session' OR w.beat_at < clock_timestamp() - p_beat_limit) ORDER BY w.id LOOP
     -- Whoever gets the lock of a worker knows that it is dead, and is the only one to bury it.
     CONTINUE WHEN NOT pg_try_advisory_xact_lock(${lockClass}, v_worker.id::int);
+    -- Locked: a statement of it still runs on the server, and may claim.
     PERFORM FROM ${s}.worker w WHERE w.id = v_worker.id
-      AND (w.presence = 'session' OR w.beat_at < clock_timestamp() - p_beat_limit) FOR UPDATE;
+      AND (w.presence = 'session' OR w.beat_at < clock_timestamp() - p_beat_limit) FOR UPDATE SKIP LOCKED;
     CONTINUE WHEN NOT FOUND;
     PERFORM FROM ${s}.claim c WHERE c.worker_id = v_worker.id ORDER BY c.id FOR UPDATE;
     v_ids := array(SELECT DISTINCT unnest(c.ids) FROM ${s}.claim c WHERE c.worker_id = v_worker.id);
