@@ -115,6 +115,7 @@ export class SessionRunner implements StatementRunner {
     work: (statement: Statement, signal: AbortSignal) => AsyncGenerator<T, void, undefined>,
   ): AsyncGenerator<T, void, undefined> {
     const { lifecycle, config } = this.#parts
+    const release = lifecycle.hold()
     const limitMs = options.timeoutMs ?? config.timeoutMs
     const timeout = new AbortController()
     const timer = setTimeout(
@@ -130,7 +131,6 @@ export class SessionRunner implements StatementRunner {
     )
     // A reader that does not go on must not keep the process alive.
     timer.unref()
-    const release = lifecycle.hold()
     const signals = [timeout.signal, lifecycle.signal, ...(options.signal === undefined ? [] : [options.signal])]
     const signal = AbortSignal.any(signals)
     let statement: Statement | undefined
