@@ -25,6 +25,11 @@ export type NewEvent<S extends EventSchemas = EventSchemas> = {
   [T in keyof S & string]: EnqueueOptions & { readonly type: T; readonly payload: PayloadOf<S, T> }
 }[keyof S & string]
 
+/** An event of the log. */
+export type LogEvent<S extends EventSchemas = EventSchemas> = {
+  [T in keyof S & string]: Pick<EnqueueOptions, 'key' | 'headers'> & { readonly type: T; readonly payload: PayloadOf<S, T> }
+}[keyof S & string]
+
 /** The caller's connection, inside its transaction: a client of `pg`, or a transaction of PostgresHandler. */
 export type EnqueueInto =
   // oxlint-disable-next-line typescript/no-explicit-any -- as in pg
@@ -36,26 +41,26 @@ export interface OutboxOptions<S extends EventSchemas> {
   readonly schema?: string | undefined
   /** A schema for each type of event: types that are not among them are refused. Default: any type, any JSON. */
   readonly events?: S | undefined
+  /** A tracer of `@opentelemetry/api`: a span for each call, whose `traceparent` the events carry. Default: none. */
+  readonly tracer?: TracerLike | undefined
 }
 
 /** The producers' end. It holds no connection: each call is part of the caller's transaction. */
 export class Outbox<S extends EventSchemas = EventSchemas> {
   readonly #names: OutboxNames
-  /** A tracer of `@opentelemetry/api`: a span for each call, whose `traceparent` the events carry. Default: none. */
-  readonly tracer?: TracerLike | undefined
   readonly #events: S | undefined
+  readonly #tracer: TracerLike | undefined
 
   /** @throws ConfigError `OUTBOX_CONFIG_INVALID` */
   constructor(options: OutboxOptions<S> = {}) {
     this.#names = outboxNames(options.schema ?? 'outbox')
     this.#events = options.events
-  readonly #tracer: TracerLike | undefined
+    this.#tracer = options.tracer
   }
 
   /**
    * One event; it is there when the caller's transaction commits. Gives its id, or undefined where its dedup key was
    * taken within its window.
-    this.#tracer = options.tracer
    * @throws DataError `OUTBOX_PAYLOAD_INVALID` @throws ConfigError `OUTBOX_TYPE_UNKNOWN`
    */
   async enqueue(into: EnqueueInto, event: NewEvent<S>): Promise<bigint | undefined> {
@@ -87,6 +92,32 @@ export class Outbox<S extends EventSchemas = EventSchemas> {
       $6::timestamptz[], $7::timestamptz[], $8::text[], $9::interval[]) WITH ORDINALITY AS e (id, place) ORDER BY place`
     const ids = 'getRows' in into ? (await into.getRows(text, values)).map(([id]) => id) : await queried(into, text, values)
     return ids.map((id) => (id === null || id === undefined ? undefined : BigInt(id as string)))
+  }
+
+  /**
+   * One event to the log, where each consumer (`effect: 'log'`) reads it for itself; it is there when the caller's
+   * transaction commits. Gives its id.
+   * @throws DataError `OUTBOX_PAYLOAD_INVALID` @throws ConfigError `OUTBOX_TYPE_UNKNOWN`
+   */
+  async append(into: EnqueueInto, event: LogEvent<S>): Promise<bigint> {
+    const [id] = await this.appendMany(into, [event])
+    return id ?? 0n
+  }
+
+  /** Many events to the log in one statement, in their order. */
+  async appendMany(into: EnqueueInto, events: readonly LogEvent<S>[]): Promise<bigint[]> {
+    if (events.length === 0) return []
+    const made = await Promise.all(events.map((event, index) => this.#check(event, index)))
+    const values = [
+      made.map(({ type }) => type),
+      made.map(({ payload }) => payload),
+      made.map(({ headers }) => headers),
+      made.map(({ key }) => key),
+    ]
+    const text = `SELECT id::text FROM ${this.#names.schema}.append_many($1::text[], $2::json[], $3::json[], $4::text[])
+      WITH ORDINALITY AS e (id, place) ORDER BY place`
+    const ids = 'getRows' in into ? (await into.getRows(text, values)).map(([id]) => id) : await queried(into, text, values)
+    return ids.map((id) => BigInt(id as string))
   }
 
   async #check(event: NewEvent<S>, index: number): Promise<Checked> {

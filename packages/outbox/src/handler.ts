@@ -63,12 +63,18 @@ export type Effect =
   | 'tx'
   /** For calls to the outside: at least once; what a worker does that was given up does not count. */
   | 'lease'
+  /** Events of the log, which every consumer reads for itself, one after the other. What it writes is as with `tx`. */
+  | 'log'
 
 export interface HandlerSettings<P> {
   /** Checks and converts the payload before the handler runs; what does not fit becomes a dead letter. */
   readonly schema?: StandardSchema<P> | undefined
   /** Default `lease`. */
   readonly effect?: Effect | undefined
+  /** With `effect: 'log'`: on whose behalf it reads. Handlers of one consumer share its position, in all workers. */
+  readonly consumer?: string | undefined
+  /** With `effect: 'log'`: where a consumer that is new begins. Default `beginning`: with the oldest event that is kept. */
+  readonly start?: 'beginning' | 'end' | undefined
   /** Events of this type that run at a time in one worker. Default: as many as the worker's `maxParallel`. */
   readonly concurrency?: number | undefined
   /** Starts of this type in one second and one worker. Default: no limit. */
@@ -102,12 +108,18 @@ export type HandlerDefinition<P> = PlainHandlerDefinition<P> | DatabaseHandlerDe
 
 /** A function gets the payload and nothing else. */
 // oxlint-disable-next-line typescript/no-explicit-any -- each handler has a payload of its own
-export type Handlers = Readonly<Record<string, ((payload: any) => HandlerResult) | HandlerDefinition<any>>>
+export type AnyHandler = ((payload: any) => HandlerResult) | HandlerDefinition<any>
+
+/** By type of event. A type has one handler, or several with `effect: 'log'`, each for a consumer of its own. */
+export type Handlers = Readonly<Record<string, AnyHandler | readonly AnyHandler[]>>
 
 /** A handler with all its settings. */
 export interface BoundHandler {
   readonly type: string
   readonly effect: Effect
+  /** Empty where the effect is not `log`. */
+  readonly consumer: string
+  readonly start: 'beginning' | 'end'
   readonly schema: StandardSchema | undefined
   readonly concurrency: number
   readonly ratePerSecond: number
@@ -128,7 +140,7 @@ export interface HandlerDefaults {
   readonly useConnectionPool: boolean
 }
 
-export function bindHandler(type: string, given: Handlers[string], defaults: HandlerDefaults): BoundHandler {
+export function bindHandler(type: string, given: AnyHandler, defaults: HandlerDefaults): BoundHandler {
   const definition = typeof given === 'function' ? { handler: given } : given
   const database = definition.needsDb === true ? definition : undefined
   return {
@@ -136,6 +148,8 @@ export function bindHandler(type: string, given: Handlers[string], defaults: Han
     bare: typeof given === 'function',
     schema: definition.schema,
     effect: definition.effect ?? 'lease',
+    consumer: definition.consumer ?? '',
+    start: definition.start ?? 'beginning',
     concurrency: Math.min(definition.concurrency ?? defaults.maxParallel, defaults.maxParallel),
     ratePerSecond: definition.ratePerSecond ?? Infinity,
     timeoutMs: definition.timeoutMs ?? 60_000,

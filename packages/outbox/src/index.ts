@@ -13,8 +13,9 @@ export {
   type Redriven,
 } from './admin.ts'
 export { type WorkerConfig, type WorkerConfigInput, workerConfigSchema } from './config.ts'
-export { type EnqueueInto, type EnqueueOptions, type EventSchemas, type NewEvent, Outbox, type OutboxOptions } from './enqueue.ts'
+export { type EnqueueInto, type EnqueueOptions, type EventSchemas, type LogEvent, type NewEvent, Outbox, type OutboxOptions } from './enqueue.ts'
 export {
+  type AnyHandler,
   type DatabaseContext,
   type DatabaseHandlerDefinition,
   deadLetter,
@@ -30,12 +31,13 @@ export {
   retryAfter,
   type Verdict,
 } from './handler.ts'
-export { migrate, type MigrateOptions, type MigrateResult } from './migrate.ts'
+export { type LogProgress, logProgress } from './log-progress.ts'
 export type { Bloat } from './maintenance.ts'
-export type { PendingEvent } from './pending.ts'
 export { OutboxMetrics, type OutboxMetricsOptions } from './metrics.ts'
+export { migrate, type MigrateOptions, type MigrateResult } from './migrate.ts'
+export type { PendingEvent } from './pending.ts'
 export type { ConnectionPool, PoolClient, PoolQuery, PoolResult } from './pool.ts'
 export { OutboxRepository, type OutboxRepositoryOptions, type RepositoryConnection } from './repository.ts'
-export { OutboxWorker, type OutboxWorkerEvents, type OutboxWorkerOptions, type WorkerStatus } from './worker.ts'
 export type { Horizon, OutboxStats, TableStats, TypeStats, Watched, WorkerStats } from './stats.ts'
 export type { SpanContextLike, SpanLike, SpanOptionsLike, TracerLike } from './tracing.ts'
+export { OutboxWorker, type OutboxWorkerEvents, type OutboxWorkerOptions, type WorkerStatus } from './worker.ts'

@@ -1,6 +1,7 @@
 import { ConfigError } from '@common-handlers/core'
 import { outboxMigration } from './migrations/001-outbox.ts'
 import { operationsMigration } from './migrations/002-operations.ts'
+import { logMigration } from './migrations/003-log.ts'
 import { type OutboxNames, outboxNames } from './names.ts'
 import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
 
@@ -11,7 +12,7 @@ export interface Migration {
 }
 
 /** In their order; one that was released is never changed. */
-const migrations: readonly Migration[] = [outboxMigration, operationsMigration]
+const migrations: readonly Migration[] = [outboxMigration, operationsMigration, logMigration]
 
 export interface MigrateOptions {
   /** Default `outbox`. */

@@ -5,6 +5,7 @@ import { Gate } from './gate.ts'
 import { type BoundHandler, bindHandler, type Handlers } from './handler.ts'
 import { connectionsLikeThoseOf, HandlerDatabase } from './handler-database.ts'
 import { LeaseLoop } from './lease-loop.ts'
+import { logConsumers, LogLoop } from './log-loop.ts'
 import { type Bloat, Maintenance } from './maintenance.ts'
 import { type OutboxNames, outboxNames } from './names.ts'
 import type { PendingEvent } from './pending.ts'
@@ -109,7 +110,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   readonly #presence: Presence
   readonly #maintenance: Maintenance
   readonly #database: HandlerDatabase
-  readonly #loops: readonly (LeaseLoop | TxLoop)[]
+  readonly #loops: readonly (LeaseLoop | TxLoop | LogLoop)[]
   readonly #gate = new Gate()
   readonly #rates: Rates
   readonly #pool: ConnectionPool
@@ -131,12 +132,16 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     const { schema, name, maxCrashes, connectTimeoutMs, poolMaxConnections, holdWarningMs, queryTimeoutMs } = this.#config
     const names = outboxNames(schema)
     this.#log = (logger ?? silentLogger).child({ worker: name })
-    const bound = Object.entries(handlers).map(([type, handler]) => bindHandler(type, handler, this.#config))
+    const bound = Object.entries(handlers).flatMap(([type, given]) =>
+      [given].flat().map((handler) => bindHandler(type, handler, this.#config)),
+    )
     if (bound.length === 0) throw invalid('handlers: there is none, so there is nothing to do')
-    this.#handlers = new Map(bound.map((handler) => [handler.type, handler]))
+    const { consumers, redriven } = logConsumers(bound)
+    const queued = [...bound.filter(({ effect }) => effect !== 'log'), ...redriven]
+    this.#handlers = new Map(queued.map((handler) => [handler.type, handler]))
     const own = openConnection ?? connectionsLikeThoseOf(pool)
     for (const { type, needsDb, usePool, effect } of bound)
-      if (needsDb && !usePool && effect !== 'tx' && own === undefined)
+      if (needsDb && !usePool && effect === 'lease' && own === undefined)
         throw invalid(`handlers.${type}: usePool is false and the pool tells no way to open a connection: pass openConnection`)
     this.#rates = new Rates(bound)
     this.#database = new HandlerDatabase({
@@ -211,12 +216,15 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
         this.emit('forgotten', { type, repositories: forgotten.length })
       },
     }
-    const typesOf = (effect: string): string[] => bound.filter((handler) => handler.effect === effect).map(({ type }) => type)
+    const typesOf = (effect: string): string[] => queued.filter((handler) => handler.effect === effect).map(({ type }) => type)
     const leased = typesOf('lease')
     const inTx = typesOf('tx')
+    // One is enough for what is redriven.
+    const transactions = inTx.length > redriven.length ? this.#config.txConnections : Math.min(1, redriven.length)
     this.#loops = [
       ...(leased.length === 0 ? [] : [new LeaseLoop(context, leased)]),
-      ...(inTx.length === 0 ? [] : Array.from({ length: this.#config.txConnections }, () => new TxLoop(context, inTx))),
+      ...Array.from({ length: transactions }, () => new TxLoop(context, inTx)),
+      ...consumers.map((consumer) => new LogLoop(context, consumer)),
     ]
   }
 

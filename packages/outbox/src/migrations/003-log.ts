@@ -1,0 +1,290 @@
+import type { Migration } from '../migrate.ts'
+import { quoteLiteral } from '../names.ts'
+
+/** The log is a ring of so many tables: one is written, the others are kept or empty. */
+const SLOTS = 4
+
+const slots = Array.from({ length: SLOTS }, (_, slot) => slot)
+
+export const logMigration: Migration = {
+  version: 3,
+  name: 'log, inbox, schedules',
+  sql: ({ schema: s, lockClass }) => `
+CREATE TABLE ${s}.log (
+  xid        xid8 NOT NULL DEFAULT pg_current_xact_id(),
+  id         bigint GENERATED ALWAYS AS IDENTITY,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  slot       smallint NOT NULL,
+  type       text NOT NULL CHECK (type <> ''),
+  key        text,
+  payload    json NOT NULL,
+  headers    json,
+  PRIMARY KEY (xid, id, slot)
+) PARTITION BY LIST (slot);
+${slots.map((slot) => `CREATE TABLE ${s}.log_${slot} PARTITION OF ${s}.log FOR VALUES IN (${slot});`).join('\n')}
+COMMENT ON TABLE ${s}.log IS 'Events that each consumer reads for itself, in the order of (xid, id). Rows are never updated or deleted: tables of the ring are emptied';
+
+CREATE TABLE ${s}.log_slot (
+  slot      smallint PRIMARY KEY,
+  current   boolean NOT NULL,
+  opened_at timestamptz,
+  closed_at timestamptz
+);
+INSERT INTO ${s}.log_slot SELECT n, n = 0, CASE WHEN n = 0 THEN clock_timestamp() END FROM generate_series(0, ${SLOTS - 1}) n;
+
+CREATE TABLE ${s}.consumer (
+  id           int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name         text NOT NULL UNIQUE CHECK (name <> ''),
+  types        text[] NOT NULL,
+  xid          xid8 NOT NULL,
+  position     bigint NOT NULL,
+  attempts     smallint NOT NULL DEFAULT 0,
+  crashes      smallint NOT NULL DEFAULT 0,
+  retry_at     timestamptz,
+  last_error   text,
+  begun_by     bigint,
+  begun_events int,
+  suspects     int NOT NULL DEFAULT 0,
+  created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  moved_at     timestamptz
+) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
+COMMENT ON COLUMN ${s}.consumer.position IS 'With xid: the last event that is over';
+COMMENT ON COLUMN ${s}.consumer.attempts IS 'Failed attempts of the event after the position, which holds the others up';
+COMMENT ON COLUMN ${s}.consumer.begun_by IS 'The worker that has begun a batch: still there when another one comes, it died or lost its connection';
+COMMENT ON COLUMN ${s}.consumer.suspects IS 'So many events run alone: one of them may have killed a worker';
+
+-- append: one event for every consumer, in the transaction of the caller. append_many: many, in their order.
+CREATE FUNCTION ${s}.append(type text, payload json, headers json DEFAULT NULL, key text DEFAULT NULL)
+RETURNS bigint LANGUAGE plpgsql AS $f$
+DECLARE v_id bigint;
+BEGIN
+  INSERT INTO ${s}.log (type, payload, headers, key, slot)
+    SELECT $1, $2, $3, $4, l.slot FROM ${s}.log_slot l WHERE l.current RETURNING log.id INTO v_id;
+  PERFORM ${s}.wake();
+  RETURN v_id;
+END $f$;
+
+CREATE FUNCTION ${s}.append_many(types text[], payloads json[], headers json[], keys text[])
+RETURNS SETOF bigint LANGUAGE plpgsql AS $f$
+BEGIN
+  RETURN QUERY INSERT INTO ${s}.log (type, payload, headers, key, slot)
+    SELECT e.t, e.p, e.h, e.k, (SELECT l.slot FROM ${s}.log_slot l WHERE l.current)
+      FROM unnest($1, $2, $3, $4) WITH ORDINALITY e (t, p, h, k, place) ORDER BY e.place RETURNING log.id;
+  PERFORM ${s}.wake();
+END $f$;
+
+-- add_consumer: makes it where it is not there yet, before the first event that is kept or behind the last that is over.
+-- The types of one that is there are added to.
+CREATE FUNCTION ${s}.add_consumer(p_name text, p_types text[], p_start text) RETURNS void LANGUAGE plpgsql AS $f$
+BEGIN
+  INSERT INTO ${s}.consumer AS c (name, types, xid, position)
+    SELECT p_name, p_types, CASE WHEN p_start = 'end' THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE '0' END, 0
+    ON CONFLICT (name) DO UPDATE SET types = c.types || array(SELECT unnest(p_types) EXCEPT SELECT unnest(c.types))
+      WHERE NOT p_types <@ c.types;
+END $f$;
+
+-- read_log: locks the consumer until the caller's transaction ends, and gives the events after its position. Each
+-- statement has a snapshot of its own: the position is read behind the lock. Events of other types come without payload.
+-- No row is locked, so that a batch which writes nothing holds up no other consumer.
+-- The last row has no id: its column \`at\` is JSON, with the position and why there is nothing else:
+--   locked, gone, types (the consumer takes types that this worker does not know), waiting (for the next attempt),
+--   noted (the worker before died: commit this and read again), alone (call again with p_alone), crashed (the events
+--   run alone, and killed p_max_crashes workers), paused, fenced (what there is has older transactions beside it), end; or events
+CREATE FUNCTION ${s}.read_log(p_name text, p_worker bigint, p_types text[], p_limit int, p_alone boolean)
+RETURNS TABLE (
+  id bigint, type text, payload text, headers text, key text, attempts int, crashes int, created_at double precision,
+  expired boolean, at text
+) LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $f$
+#variable_conflict use_column
+DECLARE
+  c ${s}.consumer%ROWTYPE;
+  v_paused text[];
+  v_state text;
+BEGIN
+  SELECT * INTO c FROM ${s}.consumer WHERE name = p_name;
+  IF NOT FOUND THEN
+    v_state := 'gone';
+  ELSIF NOT pg_try_advisory_xact_lock(${lockClass}, -1000 - c.id) THEN
+    v_state := 'locked';
+  END IF;
+  IF v_state IS NULL THEN
+    SELECT * INTO c FROM ${s}.consumer WHERE name = p_name;
+    IF c.xid > pg_snapshot_xmax(pg_current_snapshot()) THEN
+      RAISE EXCEPTION 'the position of the consumer % is of another server: transaction % is yet to come here', p_name, c.xid;
+    END IF;
+    IF NOT c.types <@ p_types THEN
+      v_state := 'types';
+    ELSIF c.retry_at > clock_timestamp() THEN
+      v_state := 'waiting';
+    ELSIF c.begun_by <> p_worker THEN
+      UPDATE ${s}.consumer SET begun_by = NULL, crashes = c.crashes + (c.suspects > 0)::int,
+          suspects = greatest(c.suspects, c.begun_events) WHERE id = c.id;
+      v_state := 'noted';
+    ELSIF c.suspects > 0 AND NOT p_alone THEN
+      v_state := 'alone';
+    END IF;
+  END IF;
+  IF v_state IS NULL THEN
+    v_paused := array(SELECT p.type FROM ${s}.paused p WHERE p.type = ANY (c.types));
+    RETURN QUERY
+      SELECT r.id, r.type, CASE WHEN r.type = ANY (p_types) THEN r.payload::text END, r.headers::text, r.key,
+          CASE WHEN r.place = 1 THEN c.attempts ELSE 0 END, CASE WHEN r.place = 1 THEN c.crashes ELSE 0 END,
+          extract(epoch FROM r.created_at)::float8 * 1000, false, r.xid::text
+        FROM (
+          SELECT l.*, row_number() OVER w AS place, bool_or(l.type = ANY (v_paused)) OVER w AS barred
+            FROM (
+              SELECT * FROM ${s}.log
+                WHERE (xid, id) > (c.xid, c.position) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+                ORDER BY xid, id LIMIT CASE WHEN c.suspects > 0 THEN 1 ELSE p_limit END
+            ) l
+            WINDOW w AS (ORDER BY l.xid, l.id ROWS UNBOUNDED PRECEDING)
+        ) r
+        WHERE NOT r.barred ORDER BY r.xid, r.id;
+    v_state := CASE WHEN FOUND THEN 'events'
+      WHEN NOT EXISTS (SELECT FROM ${s}.log WHERE (xid, id) > (c.xid, c.position)) THEN 'end'
+      WHEN cardinality(v_paused) > 0 THEN 'paused' ELSE 'fenced' END;
+  END IF;
+  RETURN QUERY SELECT NULL::bigint, NULL, NULL, NULL, NULL, NULL::int, NULL::int, NULL::float8, NULL::boolean,
+    json_build_object('state', v_state, 'waitMs', greatest(1, ceil(extract(epoch FROM c.retry_at - clock_timestamp()) * 1000)),
+      'types', array(SELECT unnest(c.types) EXCEPT SELECT unnest(p_types)),
+      'xid', c.xid::text, 'position', c.position::text)::text;
+END $f$;
+
+-- begin_log: notes that a worker is about to run events, outside of the transaction in which it does.
+CREATE FUNCTION ${s}.begin_log(p_name text, p_worker bigint, p_events int) RETURNS void LANGUAGE plpgsql AS $f$
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+  UPDATE ${s}.consumer SET begun_by = p_worker, begun_events = p_events WHERE name = p_name;
+END $f$;
+
+-- end_log: moves a consumer on, or notes that the event after its position failed (p_delay). False: it is not where the
+-- caller thinks, and nothing was done.
+--   p_dead: [{ xid, id, attempts, reason, error }]
+CREATE FUNCTION ${s}.end_log(
+  p_name text, p_from_xid xid8, p_from bigint, p_to_xid xid8, p_to bigint, p_events int, p_dead json, p_delay float8, p_error text
+) RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $f$
+DECLARE v_moved boolean := (p_from_xid, p_from) <> (p_to_xid, p_to);
+BEGIN
+  UPDATE ${s}.consumer c SET
+      xid = p_to_xid, position = p_to, begun_by = NULL,
+      moved_at = CASE WHEN v_moved THEN clock_timestamp() ELSE moved_at END,
+      attempts = least(CASE WHEN v_moved THEN 0 ELSE attempts END + (p_delay IS NOT NULL)::int, 32767),
+      crashes = CASE WHEN v_moved THEN 0 ELSE crashes END,
+      suspects = greatest(suspects - p_events, 0),
+      retry_at = clock_timestamp() + p_delay * interval '1 ms',
+      last_error = p_error
+    WHERE c.name = p_name AND (c.xid, c.position) = (p_from_xid, p_from);
+  IF NOT FOUND THEN RETURN false; END IF;
+  IF p_dead IS NOT NULL THEN
+    INSERT INTO ${s}.dead_letter (id, created_at, attempts, crashes, priority, reason, type, key, payload, headers, error)
+      SELECT nextval(pg_get_serial_sequence(${quoteLiteral(`${s}.event`)}, 'id')), l.created_at, d.attempts, 0, 0, d.reason,
+          l.type || '@' || p_name, l.key, l.payload, l.headers, d.error
+        FROM json_to_recordset(p_dead) AS d (xid xid8, id bigint, attempts smallint, reason text, error text)
+          JOIN ${s}.log l ON l.xid = d.xid AND l.id = d.id;
+  END IF;
+  RETURN true;
+END $f$;
+
+-- turn_log: turns the ring on when half of p_keep has passed, and empties tables that were closed before p_keep and that
+-- every consumer is past. What is in use is left for the next time. Returns how many tables were emptied.
+-- With its owner's rights: whoever works needs none to empty tables.
+CREATE FUNCTION ${s}.turn_log(p_keep interval) RETURNS int LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET lock_timeout = '100ms' AS $f$
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_slot record;
+  v_consumer record;
+  v_table text;
+  v_next smallint;
+  v_unread boolean;
+  v_count int := 0;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock(${lockClass}, -1000) OR NOT EXISTS (SELECT FROM ${s}.consumer) THEN RETURN 0; END IF;
+  FOR v_slot IN SELECT slot FROM ${s}.log_slot WHERE closed_at <= v_now - p_keep ORDER BY closed_at LOOP
+    BEGIN
+      -- Behind this lock nobody writes here any more, and what was written is committed.
+      v_table := ${quoteLiteral(`${s}.log_`)} || v_slot.slot;
+      EXECUTE 'LOCK TABLE ' || v_table || ' IN ACCESS EXCLUSIVE MODE';
+      FOR v_consumer IN SELECT c.xid, c.position FROM ${s}.consumer c LOOP
+        EXECUTE 'SELECT EXISTS (SELECT FROM ' || v_table || ' WHERE (xid, id) > ($1, $2))'
+          INTO v_unread USING v_consumer.xid, v_consumer.position;
+        EXIT WHEN v_unread;
+      END LOOP;
+      CONTINUE WHEN v_unread;
+      EXECUTE 'TRUNCATE ' || v_table;
+      UPDATE ${s}.log_slot SET opened_at = NULL, closed_at = NULL WHERE slot = v_slot.slot;
+      v_count := v_count + 1;
+    EXCEPTION WHEN lock_not_available THEN NULL;
+    END;
+  END LOOP;
+  SELECT * INTO v_slot FROM ${s}.log_slot WHERE current;
+  v_next := (v_slot.slot + 1) % ${SLOTS};
+  IF v_slot.opened_at <= v_now - p_keep / 2 AND EXISTS (SELECT FROM ${s}.log_slot WHERE slot = v_next AND opened_at IS NULL)
+  THEN
+    UPDATE ${s}.log_slot SET current = slot = v_next, opened_at = CASE WHEN slot = v_next THEN v_now ELSE opened_at END,
+      closed_at = CASE WHEN slot = v_slot.slot THEN v_now END WHERE slot IN (v_slot.slot, v_next);
+  END IF;
+  RETURN v_count;
+END $f$;
+
+-- log_progress: how far each consumer is, and which process has the oldest transaction where that holds events back.
+CREATE FUNCTION ${s}.log_progress() RETURNS TABLE (
+  name text, types json, lag int, lag_seconds float8, fenced int, held_back_by text, attempts int, retry_at float8, last_error text,
+  moved_at float8
+) LANGUAGE sql STABLE SET enable_seqscan = off SET jit = off AS $f$
+  SELECT c.name, to_json(c.types), b.lag, coalesce(extract(epoch FROM clock_timestamp() - o.created_at), 0)::float8, b.fenced,
+      CASE WHEN b.fenced > 0 THEN h.holder END, c.attempts::int, extract(epoch FROM c.retry_at)::float8 * 1000, c.last_error,
+      extract(epoch FROM c.moved_at)::float8 * 1000
+    FROM ${s}.consumer c
+      CROSS JOIN LATERAL (
+        SELECT count(*)::int AS lag, (count(*) FILTER (WHERE l.xid >= pg_snapshot_xmin(pg_current_snapshot())))::int AS fenced
+          FROM (
+            SELECT xid FROM ${s}.log WHERE (xid, id) > (c.xid, c.position) ORDER BY xid DESC, id DESC LIMIT 100000
+          ) l
+      ) b
+      LEFT JOIN LATERAL (
+        SELECT l.created_at FROM ${s}.log l WHERE (l.xid, l.id) > (c.xid, c.position) ORDER BY l.xid, l.id LIMIT 1
+      ) o ON true
+      LEFT JOIN LATERAL (
+        SELECT coalesce(k.pid::text, 'prepared') AS holder FROM pg_locks k
+          WHERE k.locktype = 'transactionid' AND k.granted AND k.mode = 'ExclusiveLock'
+            AND k.transactionid = pg_snapshot_xmin(pg_current_snapshot())::xid LIMIT 1
+      ) h ON true
+    ORDER BY c.name
+$f$;
+
+CREATE TABLE ${s}.inbox (
+  consumer     text NOT NULL,
+  message_id   text NOT NULL,
+  processed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  expires_at   timestamptz NOT NULL,
+  PRIMARY KEY (consumer, message_id)
+);
+CREATE INDEX inbox_expires ON ${s}.inbox (expires_at);
+COMMENT ON TABLE ${s}.inbox IS 'Messages that a consumer has processed';
+
+-- sweep_inbox: forgets so many of those whose time has passed.
+CREATE FUNCTION ${s}.sweep_inbox(p_limit int) RETURNS int LANGUAGE sql AS $f$
+  WITH gone AS (
+    DELETE FROM ${s}.inbox WHERE (consumer, message_id) IN (
+      SELECT consumer, message_id FROM ${s}.inbox WHERE expires_at <= clock_timestamp()
+        ORDER BY expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED)
+      RETURNING 1
+  ) SELECT count(*)::int FROM gone
+$f$;
+
+CREATE TABLE ${s}.schedule (
+  name     text PRIMARY KEY CHECK (name <> ''),
+  cron     text NOT NULL,
+  timezone text NOT NULL,
+  type     text NOT NULL,
+  payload  json NOT NULL,
+  missed   text NOT NULL CHECK (missed IN ('skip', 'once', 'all')),
+  done_to  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  fired_at timestamptz
+);
+COMMENT ON COLUMN ${s}.schedule.done_to IS 'Every time up to this one has fired, or was dropped';
+COMMENT ON COLUMN ${s}.schedule.fired_at IS 'The time for which it fired last';
+`,
+}
