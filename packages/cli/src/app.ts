@@ -25,11 +25,13 @@ export interface CommandContext<T> {
   readonly logger: Logger
   /** Aborted by SIGINT and SIGTERM. */
   readonly signal: AbortSignal
-  /** The command's own options, by their long names in camel case. */
+  /** The command's own options, by their long names in camel case, and its arguments by theirs. */
   readonly options: Readonly<Record<string, unknown>>
   /** True when stdout is read by a person; false for a pipe or `--json`. */
   readonly human: boolean
   progress(label: string): Progress
+  /** What `/metrics` tells besides, as Prometheus text; asked for each time. */
+  metrics(source: () => Promise<string>): void
   /** Prints the result: the text for a person, the JSON in one line for a machine. */
   print(result: { readonly text: string; readonly json: unknown }): void
 }
@@ -40,14 +42,23 @@ export interface AppOption {
   readonly description: string
 }
 
+export interface AppArgument {
+  readonly name: string
+  readonly description: string
+}
+
 export interface AppCommand<T> {
   readonly name: string
   readonly summary: string
   /** Shown by `<command> --help`: what it does, what it changes, an example. */
   readonly help?: string
   readonly options?: readonly AppOption[]
+  /** What must be given after the name, in this order. */
+  readonly arguments?: readonly AppArgument[]
   /** True for a command that `--every` may repeat: one that does nothing when there is nothing to do. */
   readonly repeatable?: boolean
+  /** True for a command that lasts until it is stopped: it is not repeated, and tells of itself like one that is. */
+  readonly lasting?: boolean
   /** Returns the exit code; nothing means 0. */
   readonly run: (context: CommandContext<T>) => Promise<number | undefined | void>
 }
@@ -111,8 +122,13 @@ export async function runApp<S extends z.ZodType>(app: App<S>, terminal: Termina
       .summary(command.summary)
       .description(command.help ?? command.summary)
     for (const option of command.options ?? []) sub.option(option.flags, option.description)
+    for (const argument of command.arguments ?? []) sub.argument(`<${argument.name}>`, argument.description)
     sub.exitOverride().action(async () => {
-      const all = sub.optsWithGlobals<GlobalOptions & Record<string, unknown>>()
+      const given = (command.arguments ?? []).map(({ name }, index) => [name, sub.args[index]])
+      const all = {
+        ...sub.optsWithGlobals<GlobalOptions & Record<string, unknown>>(),
+        ...(Object.fromEntries(given) as Record<string, unknown>),
+      }
       const { runCommand } = await import('./run-command.ts')
       code = await runCommand(app, command, all, terminal, signal)
     })

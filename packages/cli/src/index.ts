@@ -1,5 +1,6 @@
 export {
   type App,
+  type AppArgument,
   type AppCommand,
   type AppOption,
   type AppResolvers,

@@ -77,6 +77,7 @@ export async function runCommand<S extends z.ZodType>(
       options,
       human,
       progress: (label) => telemetry?.observe(drawn(label)) ?? drawn(label),
+      metrics: (source) => telemetry?.addMetrics(source),
       print,
     })
     return result ?? exitCodes.ok
@@ -92,8 +93,9 @@ export async function runCommand<S extends z.ZodType>(
     }
     const everyMs = every === undefined ? undefined : parseDuration(every, '--every')
     // Only what moves data has something to tell; a check beside it must not take its port.
-    const listen = command.repeatable === true ? given(options.listen, 'LISTEN') : options.listen
-    const push = command.repeatable === true ? given(options.pushMetrics, 'PUSH_METRICS') : options.pushMetrics
+    const tells = command.repeatable === true || command.lasting === true
+    const listen = tells ? given(options.listen, 'LISTEN') : options.listen
+    const push = tells ? given(options.pushMetrics, 'PUSH_METRICS') : options.pushMetrics
     const telemetry =
       listen === undefined && push === undefined ? undefined : await createTelemetry(app.name, command.name, logger)
     await using _listening = listen === undefined ? undefined : await telemetry?.listen(listen)

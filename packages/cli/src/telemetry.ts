@@ -13,6 +13,8 @@ export interface Telemetry {
   runEnded(outcome: RunOutcome): void
   /** The same progress, counted as `common_handlers_rows_total` and `common_handlers_bytes_total`. */
   observe(progress: Progress): Progress
+  /** More for `/metrics` until the next run begins, as Prometheus text; asked for each time. */
+  addMetrics(source: () => Promise<string>): void
   /** Serves `/metrics` and `/healthz` until it is disposed of. @throws ConfigError `CLI_LISTEN` */
   listen(address: string): Promise<AsyncDisposable & { readonly url: string }>
   /** Sends the metrics to a Prometheus Pushgateway: for a program that ends before anybody asks it. */
@@ -46,6 +48,7 @@ export async function createTelemetry(app: string, command: string, logger: Logg
   })
   for (const outcome of ['ok', 'failed', 'interrupted']) runs.inc({ outcome }, 0)
 
+  const sources: (() => Promise<string>)[] = []
   let began: number | undefined
   let last: { readonly outcome: RunOutcome; readonly endedAt: Date; readonly seconds: number } | undefined
   const health = (): { readonly healthy: boolean; readonly body: unknown } => ({
@@ -55,6 +58,7 @@ export async function createTelemetry(app: string, command: string, logger: Logg
   return {
     runBegan() {
       began = performance.now()
+      sources.length = 0
       running.set(1)
     },
     runEnded(outcome) {
@@ -68,7 +72,8 @@ export async function createTelemetry(app: string, command: string, logger: Logg
       if (outcome === 'ok') lastSuccess.setToCurrentTime()
     },
     observe: (progress) => counting(progress, rows, bytes),
-    listen: (address) => serve(address, registry, health, logger),
+    addMetrics: (source) => void sources.push(source),
+    listen: (address) => serve(address, registry, sources, health, logger),
     async push(url) {
       try {
         await new Pushgateway(url, { timeout: 5_000 }, registry).pushAdd({ jobName: app, groupings: { command } })
@@ -113,14 +118,15 @@ export function parseListenAddress(address: string): { readonly host: string | u
 async function serve(
   address: string,
   registry: Registry,
+  sources: readonly (() => Promise<string>)[],
   health: () => { readonly healthy: boolean; readonly body: unknown },
   logger: Logger,
 ): Promise<AsyncDisposable & { readonly url: string }> {
   const { host, port } = parseListenAddress(address)
   const server = createServer((request, response) => {
     if (request.url === '/metrics') {
-      registry.metrics().then(
-        (text) => response.setHeader('content-type', registry.contentType).end(text),
+      Promise.all([registry.metrics(), ...sources.map((source) => source())]).then(
+        (texts) => response.setHeader('content-type', registry.contentType).end(texts.join('')),
         () => response.writeHead(500).end(),
       )
     } else if (request.url === '/healthz') {

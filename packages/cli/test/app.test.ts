@@ -50,6 +50,30 @@ async function call(
 }
 
 describe('runApp', () => {
+  it('gives a command its arguments, and refuses too few and too many', async () => {
+    let seen: unknown
+    const given = async (...argv: string[]): Promise<[number, string]> => {
+      const base = appWith(async ({ options }) => void (seen = options['name']))
+      const [command] = base.commands
+      const app = {
+        ...base,
+        commands: command === undefined ? [] : [{ ...command, arguments: [{ name: 'name', description: 'whose' }] }],
+      }
+      let err = ''
+      const write = (text: string): unknown => (err += text)
+      const code = await runApp(app, { argv, env: {}, stdout: { write }, stderr: { write } }, new AbortController().signal)
+      return [code, err]
+    }
+    expect((await given('run', 'seven', '--set', 'store=file:///a'))[0]).toBe(0)
+    expect(seen).toBe('seven')
+    expect(await given('run', '--set', 'store=file:///a')).toEqual([
+      2,
+      expect.stringContaining("missing required argument 'name'"),
+    ])
+    expect((await given('run', 'a', 'b', '--set', 'store=file:///a'))[0]).toBe(2)
+    expect(await given('run', '--help')).toEqual([0, expect.stringContaining('whose')])
+  })
+
   it('gives a command its configuration, options and a place to print', async () => {
     const { code, out, disposed } = await call(
       async ({ config, options, print }) =>

@@ -28,6 +28,7 @@ function start(run: Run, argv: readonly string[], env: Readonly<Record<string, s
     commands: [
       { name: 'run', summary: 'do it', repeatable: true, run },
       { name: 'look', summary: 'look at it', run },
+      { name: 'serve', summary: 'do it until it is stopped', lasting: true, run },
     ],
     resolvers: async () => ({ resolvers: {}, [Symbol.asyncDispose]: async () => undefined }),
   }
@@ -100,6 +101,24 @@ describe('--every', () => {
 })
 
 describe('--listen', () => {
+  it('serves what a command that lasts tells besides, also when the variable asks for it', async () => {
+    const go = Promise.withResolvers<void>()
+    const started = start(
+      async ({ metrics }) => {
+        metrics(async () => 'things_waiting 3\n')
+        await go.promise
+      },
+      ['serve'],
+      { THING_LISTEN: '127.0.0.1:0' },
+    )
+    const page = await (await fetch(`${await urlOf(started)}/metrics`)).text()
+    expect(page).toMatch(/^common_handlers_running.* 1$/m)
+    expect(page).toMatch(/^things_waiting 3$/m)
+    go.resolve()
+    expect(await started.code).toBe(0)
+    expect(await start(async () => undefined, ['serve', '--every', '1s']).code).toBe(2)
+  })
+
   it('serves metrics and health, and stops with the command', async () => {
     const go = Promise.withResolvers<void>()
     const started = start(
