@@ -90,7 +90,7 @@ export class Outbox<S extends EventSchemas = EventSchemas> {
     const { schema } = this.#names
     const text = `SELECT id::text FROM ${schema}.enqueue_many($1::text[], $2::json[], $3::json[], $4::text[], $5::smallint[],
       $6::timestamptz[], $7::timestamptz[], $8::text[], $9::interval[]) WITH ORDINALITY AS e (id, place) ORDER BY place`
-    const ids = 'getRows' in into ? (await into.getRows(text, values)).map(([id]) => id) : await queried(into, text, values)
+    const ids = await firstColumn(into, text, values)
     return ids.map((id) => (id === null || id === undefined ? undefined : BigInt(id as string)))
   }
 
@@ -116,7 +116,7 @@ export class Outbox<S extends EventSchemas = EventSchemas> {
     ]
     const text = `SELECT id::text FROM ${this.#names.schema}.append_many($1::text[], $2::json[], $3::json[], $4::text[])
       WITH ORDINALITY AS e (id, place) ORDER BY place`
-    const ids = 'getRows' in into ? (await into.getRows(text, values)).map(([id]) => id) : await queried(into, text, values)
+    const ids = await firstColumn(into, text, values)
     return ids.map((id) => BigInt(id as string))
   }
 
@@ -161,7 +161,9 @@ interface Checked {
   readonly dedup: EnqueueOptions['dedup']
 }
 
-async function queried(into: Extract<EnqueueInto, { query: unknown }>, text: string, values: unknown[]): Promise<unknown[]> {
+/** The first column of each row. */
+export async function firstColumn(into: EnqueueInto, text: string, values: unknown[]): Promise<unknown[]> {
+  if ('getRows' in into) return (await into.getRows(text, values)).map(([value]) => value)
   const { rows } = await into.query(text, values)
-  return (rows as { readonly id: string | null }[]).map(({ id }) => id)
+  return (rows as object[]).map((row) => Object.values(row)[0] as unknown)
 }

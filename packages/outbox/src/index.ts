@@ -31,6 +31,7 @@ export {
   retryAfter,
   type Verdict,
 } from './handler.ts'
+export { Inbox, type InboxOptions, type Processed } from './inbox.ts'
 export { type LogProgress, logProgress } from './log-progress.ts'
 export type { Bloat } from './maintenance.ts'
 export { OutboxMetrics, type OutboxMetricsOptions } from './metrics.ts'
