@@ -89,7 +89,6 @@ interface Progress {
 }
 
 const ERROR_PAUSE_MS = 250
-const TURN_MS = 10_000
 const FENCED_MS = 10
 const AT = 9
 
@@ -108,7 +107,6 @@ export class LogLoop {
   #stopping = false
   /** A batch could not be committed: so many events run one by one. */
   #singles = 0
-  #turnAt = 0
   #told = ''
   #pauseMs = 0
   #fencedMs = FENCED_MS
@@ -145,7 +143,6 @@ export class LogLoop {
   async run(): Promise<void> {
     const { gate } = this.#context
     while (!this.#stopping) {
-      await this.#turn()
       await gate.enter()
       let found: Meta['state']
       try {
@@ -346,17 +343,6 @@ export class LogLoop {
       this.#context.onError(new ConflictError(message, { code: 'OUTBOX_CONSUMER_FOREIGN' }))
     }
     this.#told = told
-  }
-
-  /** Empties what all consumers have read. */
-  async #turn(): Promise<void> {
-    const now = performance.now()
-    if (now < this.#turnAt) return
-    this.#turnAt = now + TURN_MS
-    const { names, presence, options } = this.#context
-    await presence
-      .run(`SELECT ${names.schema}.turn_log($1)`, [`${options.logRetentionMs} milliseconds`])
-      .catch((error: unknown) => this.#context.onError(error))
   }
 
   #read(row: readonly (string | null)[]): Read {

@@ -10,6 +10,8 @@ export interface MaintenanceOptions {
   readonly everyMs: number
   readonly log: Logger
   readonly onBloat: (bloat: Bloat) => void
+  /** What every consumer of the log has read is kept for so long. Default a day. */
+  readonly logRetentionMs?: number | undefined
   /** Dead rows that are not worth a word. Default 100 000. */
   readonly deadTuples?: number | undefined
   /** Whoever holds them back for less is let be. Default 60 000. */
@@ -24,6 +26,7 @@ export interface Bloat {
   readonly message: string
 }
 
+const DAY_MS = 86_400_000
 const BATCH = 5000
 /** What one round deletes of one kind at most: the next one goes on. */
 const MAX_BATCHES = 200
@@ -80,6 +83,11 @@ export class Maintenance {
       )
       if (taken.length === 0) return
       await attempt(() => this.#sweep(lent, 'dedup keys', 'dedup', 'expires_at', `expires_at <= clock_timestamp()`))
+      await attempt(() => this.#sweep(lent, 'messages of the inbox', 'inbox', 'expires_at', `expires_at <= clock_timestamp()`))
+      await attempt(async () => {
+        const { logRetentionMs = DAY_MS } = this.#options
+        await textRows(lent, `SELECT ${names.schema}.turn_log($1::float8 * interval '1 ms')`, [logRetentionMs])
+      })
       await attempt(() =>
         this.#sweep(
           lent,

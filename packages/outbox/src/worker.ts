@@ -191,6 +191,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       names,
       connectTimeoutMs,
       everyMs: this.#config.maintenanceMs,
+      logRetentionMs: this.#config.logRetentionMs,
       log: this.#log,
       onBloat: (bloat) => this.emit('bloat', bloat),
     })
