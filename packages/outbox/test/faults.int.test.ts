@@ -1,0 +1,438 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describeWith, startFaultProxy } from '@common-handlers/testkit'
+import pg from 'pg'
+import { afterEach, describe, expect, it } from 'vitest'
+import {
+  type Effect,
+  type Handlers,
+  migrate,
+  Outbox,
+  OutboxRepository,
+  OutboxWorker,
+  retryAfter,
+  type Verdict,
+} from '../src/index.ts'
+import { ownOutbox, until } from './own-outbox.ts'
+
+// What goes wrong in processes, connections and handlers, one thing at a time. Each of these was once a way to lose, to
+// repeat or to hold up an event.
+
+describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
+  const own = ownOutbox(postgres)
+  const outbox = new Outbox()
+  const empty = async (): Promise<boolean> => (await own.one<number>('SELECT count(*)::int FROM outbox.event')) === 0
+  const cut = (which: string): Promise<unknown> =>
+    own.pool.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE $1`,
+      [which],
+    )
+
+  describe.each<Effect>(['tx', 'lease'])('in a handler with the effect %s', (effect) => {
+    const thrown: readonly (readonly [string, unknown, string])[] = [
+      ['null', null, 'null'],
+      ['undefined', undefined, 'undefined'],
+      ['a text', 'no', 'no'],
+      ['a symbol', Symbol('s'), 'Symbol(s)'],
+      ['what has no text', Object.create(null), 'an error without a text'],
+      ['half of a character', new Error('\ud83d'), 'Error: \ufffd'],
+      ['NUL', new Error('a\0b'), 'Error: a\ufffdb'],
+      ['a character on the edge', new Error(`${'x'.repeat(1992)}\u{1f600}${'x'.repeat(9)}`), `Error: ${'x'.repeat(1992)}\ufffd…`],
+    ]
+    it.each(thrown)('takes %s as an error', async (_, error, text) => {
+      let attempts = 0
+      const handler = (n: number): void => {
+        if (n > 0) return
+        attempts += 1
+        throw error
+      }
+      await own.worker({ handlers: { a: { effect, handler, maxAttempts: 2 } }, backoffBaseMs: 1 }).start()
+      await own.put('a', [0, 1, 2])
+      await until(empty)
+      expect(attempts).toBe(2)
+      expect(await own.one('SELECT error FROM outbox.dead_letter')).toBe(text)
+    })
+
+    it.each([NaN, Infinity, 1e300, -5])('takes %d for the wait until the next attempt', async (delayMs) => {
+      const seen: number[] = []
+      const handler = (n: number): Verdict | undefined => (seen.push(n), n === 0 ? retryAfter(delayMs) : undefined)
+      await own.worker({ handlers: { a: { effect, handler, maxAttempts: 2 } } }).start()
+      await own.put('a', [0, 1, 2])
+      await until(() => seen.includes(2))
+      await until(async () => (await own.one<number>('SELECT count(*)::int FROM outbox.event WHERE attempts = 0')) === 0)
+      expect(seen.slice(0, 3)).toEqual([0, 1, 2])
+    })
+
+    it('waits for promises of any make', async () => {
+      let ended = 0
+      const handler = (): Promise<void> => {
+        // oxlint-disable-next-line unicorn/no-thenable -- as query builders have it
+        const thenable = { then: (done: () => void) => void setTimeout(() => ((ended += 1), done()), 200) }
+        return thenable as unknown as Promise<void>
+      }
+      await own.worker({ handlers: { a: { effect, handler } } }).start()
+      await own.put('a', [1])
+      await until(empty)
+      expect(ended).toBe(1)
+    })
+
+    it('goes on when a listener throws', async () => {
+      const seen: number[] = []
+      const worker = own.worker({ handlers: { a: { effect, handler: (n) => void seen.push(n) } }, batchSize: 2 })
+      worker.on('settled', () => {
+        throw new Error('a listener that is broken')
+      })
+      await worker.start()
+      await own.put('a', [1, 2, 3, 4, 5])
+      await until(empty)
+      expect(seen).toEqual([1, 2, 3, 4, 5])
+    })
+
+    it('stops a handler that hangs in its schema', async () => {
+      const schema = { '~standard': { version: 1 as const, vendor: 'test', validate: () => new Promise<never>(() => undefined) } }
+      await own.worker({ handlers: { a: { effect, schema, handler: () => undefined, timeoutMs: 50, maxAttempts: 1 } } }).start()
+      await own.put('a', [1])
+      await until(empty)
+      expect(await own.one('SELECT error FROM outbox.dead_letter')).toContain('took longer than 50 ms')
+    })
+
+    it('takes every payload that JSON knows, and keys and types of any text', async () => {
+      const payloads = [null, true, 0, -1.5e300, '', 'é\u{1f600}\u0000\ud800', [], [[null]], {}, { '': { a: [1] }, __proto__x: 1 }]
+      const odd = `it's "odd" \\ {a,b} \u{1f600} %s $1 é`
+      const seen: unknown[] = []
+      const keys: unknown[] = []
+      const handler = (payload: unknown, { event }: { event: { key: string | undefined } }): void => {
+        seen.push(payload)
+        keys.push(event.key)
+      }
+      await own.worker({ handlers: { [odd]: { effect, handler } } }).start()
+      for (const payload of payloads) await outbox.enqueue(own.pool, { type: odd, payload, key: odd, headers: { [odd]: odd } })
+      await outbox.enqueue(own.pool, { type: odd, payload: 'x'.repeat(1_000_000), key: odd })
+      await outbox.enqueue(own.pool, { type: odd, payload: 'the empty key', key: '' })
+      await until(empty)
+      expect(seen.slice(0, payloads.length)).toEqual(payloads)
+      expect(seen).toContain('the empty key')
+      expect(new Set(keys)).toEqual(new Set([odd, '']))
+    })
+
+    it('counts beyond what a number can', async () => {
+      await own.pool.query('ALTER TABLE outbox.event ALTER COLUMN id RESTART WITH 9007199254740993')
+      const ids: bigint[] = []
+      const failed = new Set<bigint>()
+      const handler = (_: unknown, { event: { id } }: { event: { id: bigint } }): void => {
+        if (!failed.has(id)) {
+          failed.add(id)
+          throw new Error('once')
+        }
+        ids.push(id)
+      }
+      await own.worker({ handlers: { a: { effect, handler } }, backoffBaseMs: 1 }).start()
+      await own.put('a', [1, 2, 3], { key: () => 'k' })
+      await until(empty)
+      const first = ids[0] ?? 0n
+      expect(ids).toEqual([first, first + 1n, first + 2n])
+    })
+
+    it('works with batches of one and one handler at a time', async () => {
+      const seen: number[] = []
+      const handler = async (n: number): Promise<void> => (await sleep(1), void seen.push(n))
+      const settings = { batchSize: 1, maxParallel: 1, txConnections: 1 }
+      await own.worker({ handlers: { a: { effect, handler } }, ...settings }).start()
+      await own.put('a', [1, 2, 3], { key: () => 'k' })
+      await own.put('a', [4, 5])
+      await until(empty)
+      expect(seen.toSorted()).toEqual([1, 2, 3, 4, 5])
+    })
+
+    it('keeps two schemas apart', async () => {
+      const schema = `other "${effect}" outbox`
+      await migrate(own.pool, { schema })
+      const seen: string[] = []
+      const handlers = (of: string): Handlers => ({ a: { effect, handler: (n: number) => void seen.push(`${of} ${n}`) } })
+      const one = own.worker({ handlers: handlers('one') })
+      const two = own.worker({ handlers: handlers('two'), schema })
+      await Promise.all([one.start(), two.start()])
+      await outbox.enqueue(own.pool, { type: 'a', payload: 1, key: 'k' })
+      await new Outbox({ schema }).enqueue(own.pool, { type: 'a', payload: 2, key: 'k' })
+      await until(() => seen.length === 2)
+      expect(seen.toSorted()).toEqual(['one 1', 'two 2'])
+      await two.stop()
+    })
+  })
+
+  describe('in transactions', () => {
+    it('fails an attempt that did not wait for its statement, and completes the others', async () => {
+      await own.pool.query('CREATE TABLE IF NOT EXISTS unawaited (n int)')
+      const handler = async (n: number, { getRepository }: { getRepository: () => Promise<OutboxRepository> }): Promise<void> => {
+        const repository = await getRepository()
+        const writing = repository.query('INSERT INTO unawaited VALUES ($1)', [n])
+        if (n !== 2) await writing
+      }
+      const handlers: Handlers = { a: { effect: 'tx', needsDb: true, handler, maxAttempts: 2 } }
+      await own.worker({ handlers, backoffBaseMs: 1, txConnections: 1 }).start()
+      await own.put('a', [1, 2, 3])
+      await until(empty)
+      expect(await own.one('SELECT array_agg(n ORDER BY n) FROM unawaited')).toEqual([1, 3])
+      expect(await own.one('SELECT error FROM outbox.dead_letter')).toContain('await it')
+    })
+
+    it('does not count the loss of its connection, ends the handler and does the work again', async () => {
+      const signals: boolean[] = []
+      let begun = 0
+      const handler = async (_: unknown, context: { signal: AbortSignal; getRepository: () => Promise<OutboxRepository> }) => {
+        const repository = await context.getRepository()
+        await repository.query(`SELECT 'the connection to cut'`)
+        begun += 1
+        if (begun > 1) return
+        await new Promise<void>((resolve) => context.signal.addEventListener('abort', () => resolve()))
+        signals.push(context.signal.aborted)
+      }
+      const worker = own.worker({ handlers: { a: { effect: 'tx', needsDb: true, handler } }, txConnections: 1 })
+      const attempts: number[] = []
+      worker.on('settled', ({ attempt }) => void attempts.push(attempt))
+      await worker.start()
+      await own.put('a', [1])
+      await until(() => begun === 1)
+      await cut(`SELECT 'the connection to cut'%`)
+      await until(empty)
+      expect([signals, attempts, begun]).toEqual([[true], [1], 2])
+    })
+
+    it('counts it when an event loses its connection again and again', async () => {
+      const handler = async (n: number, { getRepository }: { getRepository: () => Promise<OutboxRepository> }): Promise<void> => {
+        const repository = await getRepository()
+        if (n === 1) await repository.query('SELECT pg_terminate_backend(pg_backend_pid())')
+      }
+      const handlers: Handlers = { a: { effect: 'tx', needsDb: true, handler, maxAttempts: 1 } }
+      await own.worker({ handlers, txConnections: 1 }).start()
+      await own.put('a', [1, 2, 3])
+      await until(empty)
+      expect(await own.one('SELECT array_agg(payload::text) FROM outbox.dead_letter')).toEqual(['1'])
+    })
+
+    it('does not let its own due events wait for a long handler of another type', async () => {
+      const handlers: Handlers = { long: { effect: 'tx', handler: (_, { signal }) => aborted(signal) } }
+      const long = own.worker({ handlers, txConnections: 1 })
+      const seen: unknown[] = []
+      const quick = own.worker({ handlers: { quick: { handler: (n: number) => void seen.push(n) } }, pollInterval: 100 })
+      await outbox.enqueue(own.pool, { type: 'quick', payload: 1, availableAt: new Date(Date.now() - 1000) })
+      await own.put('long', [0])
+      await long.start()
+      await until(() => long.status.running === 1)
+      await quick.start()
+      await until(() => seen.length === 1)
+      await long.stop({ graceMs: 0 })
+      expect(await own.one(`SELECT attempts FROM outbox.event WHERE type = 'long'`)).toBe(0)
+    })
+
+    it('commits no effect of an event that has left meanwhile', async () => {
+      await own.put('a', [1])
+      const id = await own.one<string>('SELECT id FROM outbox.event')
+      const finish = `SELECT outbox.finish(ARRAY[$1::bigint, 1], NULL, true)`
+      await expect(own.pool.query(finish, [id])).rejects.toThrow('of 2 events that are done 1 are there no more')
+      expect(await empty()).toBe(false)
+    })
+  })
+
+  describe('between workers', () => {
+    it.each<Effect>(['tx', 'lease'])('sees the claim that was made while it looked: %s', async (effect) => {
+      await own.put('a', [1])
+      await own.put('a', [2], { key: () => 'k' })
+      const worker = await own.one<string>(`INSERT INTO outbox.worker (name, presence) VALUES ('w', 'heartbeat') RETURNING id`)
+      const lock = await own.pool.connect()
+      const claimer = await own.pool.connect()
+      try {
+        await lock.query('BEGIN')
+        // The table of paused types is read after the claims of the others.
+        await lock.query('LOCK TABLE outbox.paused')
+        await claimer.query('BEGIN')
+        const claiming = claimer.query(
+          `SELECT id FROM outbox.claim($1, $2, '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false) WHERE id IS NOT NULL`,
+          [worker, effect],
+        )
+        await until(async () => (await own.one<number>(`SELECT count(*)::int FROM pg_locks WHERE NOT granted`)) > 0)
+        await own.pool.query(
+          `INSERT INTO outbox.claim (worker_id, effect, ids, keys) SELECT -1, 'lease', array_agg(id), '{k}' FROM outbox.event`,
+        )
+        await lock.query('COMMIT')
+        expect((await claiming).rows).toEqual([])
+        await claimer.query('ROLLBACK')
+      } finally {
+        lock.release(true)
+        claimer.release(true)
+      }
+      await own.pool.query('DELETE FROM outbox.worker WHERE id = $1', [worker])
+    })
+
+    it('lets a worker that was buried claim nothing', async () => {
+      await own.put('a', [1])
+      const { rows } = await own.pool.query(
+        `SELECT id FROM outbox.claim(12345, 'lease', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false)`,
+      )
+      expect(rows).toEqual([{ id: null }])
+      await expect(own.pool.query(`SELECT outbox.begin_tx(12345, NULL, '{1}', '{}', false)`)).rejects.toThrow('not registered')
+      expect(await own.one('SELECT count(*)::int FROM outbox.claim')).toBe(0)
+    })
+
+    it('counts a retry once, however often it is said', async () => {
+      await own.put('a', [1])
+      const id = await own.one<string>('SELECT id FROM outbox.event')
+      const failed = `[{ "id": ${id}, "attempts": 0, "verdict": "retry", "delay": 0, "error": "no" }]`
+      for (let n = 0; n < 2; n++) await own.pool.query(`SELECT outbox.finish('{}', $1)`, [failed])
+      expect(await own.one('SELECT attempts FROM outbox.event')).toBe(1)
+    })
+
+    it('does not stop for a suspect that may not run yet', async () => {
+      await own.put('a', [1, 2], { key: () => 'k' })
+      await own.pool.query(
+        `UPDATE outbox.event SET suspect = payload::text = '2',
+          available_at = CASE payload::text WHEN '1' THEN clock_timestamp() + interval '1 hour' END`,
+      )
+      const meta = `SELECT meta ->> 'suspects' FROM outbox.claim(1, 'tx', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false)`
+      expect(await own.one(meta)).toBe('false')
+      const seen: number[] = []
+      await own.worker({ handlers: { a: { effect: 'tx', handler: (n) => void seen.push(n) } } }).start()
+      await own.pool.query('UPDATE outbox.event SET available_at = NULL')
+      await until(empty)
+      expect(seen).toEqual([1, 2])
+    })
+  })
+
+  describe('in a worker of leases', () => {
+    it('frees what it held when another one took over, also keys that waited for a place', async () => {
+      const seen: number[] = []
+      let hold = true
+      const handler = async (n: number, { signal }: { signal: AbortSignal }): Promise<void> => {
+        if (hold) await aborted(signal)
+        else seen.push(n)
+      }
+      const worker = own.worker({ handlers: { a: { handler, concurrency: 1 } } })
+      const lost = new Promise<void>((resolve) => void worker.once('lost', resolve))
+      await worker.start()
+      await own.put('a', [1, 2, 3, 4], { key: (index) => `k${index % 2}` })
+      await until(() => worker.status.running === 1)
+      hold = false
+      await own.pool.query('DELETE FROM outbox.claim; DELETE FROM outbox.worker')
+      await cut('LISTEN%')
+      await cut('%outbox.rescue%')
+      await cut('%"outbox".rescue%')
+      await lost
+      await until(empty)
+      expect(seen.toSorted()).toEqual([1, 2, 3, 4])
+    })
+
+    it('takes up its work again when its session was cut, and loses no attempt', async () => {
+      const seen: number[] = []
+      const handler = async (n: number): Promise<void> => (await sleep(20), void seen.push(n))
+      const worker = own.worker({ handlers: { a: { handler } } })
+      const attempts = new Set<number>()
+      worker.on('settled', ({ attempt, outcome }) => void (outcome === 'done' && attempts.add(attempt)))
+      await worker.start()
+      await own.put(
+        'a',
+        Array.from({ length: 300 }, (_, n) => n),
+      )
+      for (let n = 0; n < 3; n++) {
+        await sleep(100)
+        await cut('%"outbox"%')
+      }
+      await until(empty)
+      expect(new Set(seen).size).toBe(300)
+      expect([...attempts]).toEqual([1])
+    })
+
+    it('keeps neither a key nor a retry for the sake of a long handler of the same claim', async () => {
+      const seen: string[] = []
+      const handler = async (n: number, { signal, event }: { signal: AbortSignal; event: { attempt: number } }): Promise<void> => {
+        if (n === 0) await aborted(signal)
+        if (n === 2 && event.attempt === 1) throw new Error('not yet')
+        seen.push(`${n}`)
+      }
+      const worker = own.worker({ handlers: { a: { handler } }, backoffBaseMs: 1 })
+      await own.put('a', [0, 1, 2], { key: (index) => `k${index}` })
+      await worker.start()
+      await until(() => seen.includes('1'))
+      await own.put('a', [3, 4], { key: (index) => `k${index + 1}` })
+      await until(() => seen.length === 4)
+      expect(seen.indexOf('2')).toBeLessThan(seen.indexOf('4'))
+      expect(seen.toSorted()).toEqual(['1', '2', '3', '4'])
+      await worker.stop({ graceMs: 0 })
+    })
+
+    it('lets no type starve another, whatever its limits', async () => {
+      const seen: string[] = []
+      const handler = async (n: string): Promise<void> => (await sleep(2), void seen.push(n))
+      const handlers: Handlers = { slow: { handler, ratePerSecond: 50 }, one: { handler, concurrency: 1 }, free: { handler } }
+      const worker = own.worker({ handlers, maxParallel: 2, batchSize: 5 })
+      const many = Array.from({ length: 100 })
+      await own.put('slow', many.slice(50).fill('slow'), { key: (index) => `s${index}` })
+      await own.put('one', many.slice(50).fill('one'), { key: (index) => `o${index}` })
+      await own.put('free', many.fill('free'))
+      await worker.start()
+      await until(empty)
+      expect(seen).toHaveLength(200)
+    })
+  })
+
+  describe('at the start and the end', () => {
+    const proxies: { stop(): Promise<void> }[] = []
+    const pools: pg.Pool[] = []
+    afterEach(async () => {
+      for (const pool of pools.splice(0)) await pool.end()
+      for (const proxy of proxies.splice(0)) await proxy.stop()
+    })
+
+    it('stops while it starts, and leaves nothing behind', async () => {
+      const worker = new OutboxWorker({ pool: own.pool, handlers: { a: () => undefined } })
+      const starting = worker.start()
+      await worker.stop()
+      await starting
+      expect(worker.status.state).toBe('stopped')
+      expect(await own.one('SELECT count(*)::int FROM outbox.worker')).toBe(0)
+    })
+
+    it.each<Effect>(['tx', 'lease'])('stops while the server is out of reach: %s', async (effect) => {
+      const proxy = await startFaultProxy(own.address)
+      proxies.push(proxy)
+      const { user, password, database } = own.address
+      const pool = new pg.Pool({ host: proxy.host, port: proxy.port, user, password, database, max: 10 })
+      pool.on('error', () => undefined)
+      pools.push(pool)
+      let begun = 0
+      const handler = async (_: unknown, { signal }: { signal: AbortSignal }): Promise<void> => ((begun += 1), aborted(signal))
+      const worker = new OutboxWorker({ pool, handlers: { a: { effect, handler } } })
+      await worker.start()
+      await own.put('a', [1, 2, 3])
+      await until(() => begun > 0)
+      await proxy.refuse()
+      await worker.stop({ graceMs: 300 })
+      expect(worker.status.state).toBe('stopped')
+      // What it held is another's.
+      const seen: number[] = []
+      await own.worker({ handlers: { a: { effect, handler: (n) => void seen.push(n) } } }).start()
+      await until(empty)
+      expect(seen.toSorted()).toEqual([1, 2, 3])
+    })
+
+    it.each<Effect>(['tx', 'lease'])('stops while a suspect runs alone, and gives back all connections: %s', async (effect) => {
+      const pool = new pg.Pool({ ...own.address, max: 10 })
+      pools.push(pool)
+      await own.put('a', [1])
+      await own.pool.query('UPDATE outbox.event SET suspect = true')
+      const worker = new OutboxWorker({ pool, handlers: { a: { effect, handler: (_, { signal }) => aborted(signal) } } })
+      await worker.start()
+      await until(() => worker.status.running === 1)
+      await worker.stop({ graceMs: 50 })
+      expect(pool.totalCount - pool.idleCount).toBe(0)
+      expect(await own.one('SELECT attempts + crashes FROM outbox.event')).toBe(0)
+    })
+  })
+})
+
+/** Ends when it is told to. */
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve())
+  })
+}
