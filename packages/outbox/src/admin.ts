@@ -185,12 +185,17 @@ export class OutboxAdmin {
     const { schema } = this.#names
     if (options.dryRun === true) {
       const [where, values] = choice(options)
-      const first = await this.#rows(`SELECT d.id FROM ${schema}.dead_letter d WHERE ${where} ORDER BY d.id LIMIT ${FIRST}`, values)
+      const first = await this.#rows(
+        `SELECT d.id FROM ${schema}.dead_letter d WHERE ${where} ORDER BY d.id LIMIT ${FIRST}`,
+        values,
+      )
       return { ...(await this.#count(options)), first: first.map(([id]) => ({ from: BigInt(id ?? 0), to: undefined })) }
     }
     const first: { from: bigint; to: bigint }[] = []
-    const changed = await this.#inBatches(options, (taken) => {
-      return `WITH gone AS (DELETE FROM ${schema}.dead_letter WHERE id = ANY (array(${taken})) RETURNING *),
+    const changed = await this.#inBatches(
+      options,
+      (taken) => {
+        return `WITH gone AS (DELETE FROM ${schema}.dead_letter WHERE id = ANY (array(${taken})) RETURNING *),
         renewed AS (
           SELECT nextval(pg_get_serial_sequence(${quoteLiteral(`${schema}.event`)}, 'id')) AS new_id, g.*
             FROM (SELECT * FROM gone ORDER BY id) g),
@@ -198,9 +203,11 @@ export class OutboxAdmin {
           INSERT INTO ${schema}.event (id, type, payload, headers, key, priority, last_error)
             OVERRIDING SYSTEM VALUE SELECT new_id, type, payload, headers, key, priority, error FROM renewed)
         SELECT id, type, new_id FROM renewed ORDER BY id`
-    }, (from, to) => {
-      if (first.length < FIRST) first.push({ from, to })
-    })
+      },
+      (from, to) => {
+        if (first.length < FIRST) first.push({ from, to })
+      },
+    )
     if (changed.count > 0) await this.#rows(`SELECT ${schema}.wake()`)
     return { ...changed, first }
   }
@@ -312,7 +319,7 @@ export class OutboxAdmin {
     const types: Record<string, number> = {}
     let count = 0
     const [[last] = []] = await this.#rows(`SELECT max(id) FROM ${schema}.dead_letter`)
-    for (let after = '0'; last !== null && last !== undefined; ) {
+    for (let after = '0'; last !== null && last !== undefined;) {
       options.signal?.throwIfAborted()
       const place = values.length
       const taken = `SELECT d.id FROM ${schema}.dead_letter d WHERE ${where} AND d.id > $${place + 1} AND d.id <= $${place + 2}

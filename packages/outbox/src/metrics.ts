@@ -30,8 +30,16 @@ export class OutboxMetrics {
   readonly #settled = new Counter('outbox_events_settled_total', 'Attempts that ended, and how', ['type', 'outcome'])
   readonly #duration = new Histogram('outbox_handler_duration_seconds', 'How long handlers ran')
   readonly #waits = new Histogram('outbox_handler_connection_wait_seconds', 'How long handlers waited for their connections')
-  readonly #holds = new Counter('outbox_handler_connection_holds_total', 'Connections of the pool that handlers held for too long', ['type'])
-  readonly #exhausted = new Counter('outbox_handler_pool_exhausted_total', 'Handlers that had to wait since the pool was exhausted', ['type'])
+  readonly #holds = new Counter(
+    'outbox_handler_connection_holds_total',
+    'Connections of the pool that handlers held for too long',
+    ['type'],
+  )
+  readonly #exhausted = new Counter(
+    'outbox_handler_pool_exhausted_total',
+    'Handlers that had to wait since the pool was exhausted',
+    ['type'],
+  )
   readonly #forgotten = new Counter('outbox_repositories_forgotten_total', 'Repositories that handlers did not close', ['type'])
   readonly #rescued = new Counter('outbox_workers_rescued_total', 'Workers that were found dead by those of this process', [])
   readonly #lost = new Counter('outbox_worker_losses_total', 'Times that a worker of this process was taken for dead', [])
@@ -115,16 +123,36 @@ async function readGauges(admin: OutboxAdmin): Promise<Family[]> {
       'Events in the outbox',
       types.flatMap((type) => states.map((state) => [labels({ type: type.type, state }), type[state]] as const)),
     ),
-    gauge('outbox_events_retrying', 'Events in the outbox that failed at least once', ofTypes(({ retrying }) => retrying)),
+    gauge(
+      'outbox_events_retrying',
+      'Events in the outbox that failed at least once',
+      ofTypes(({ retrying }) => retrying),
+    ),
     gauge(
       'outbox_oldest_event_age_seconds',
       'Time since the oldest event that is due or was tried was enqueued',
       ofTypes(({ oldestMs }) => (oldestMs ?? 0) / 1000),
     ),
-    gauge('outbox_blocked_keys', 'Keys whose first event bars others', ofTypes(({ blockedKeys }) => blockedKeys)),
-    gauge('outbox_dead_letters', 'Events that nobody tries again by itself', ofTypes(({ deadLetters }) => deadLetters)),
-    gauge('outbox_type_paused', '1 for a type that is paused', ofTypes(({ paused }) => Number(paused))),
-    gauge('outbox_type_workers', 'Live workers with a handler for the type; 0: its events are parked', ofTypes((type) => type.workers)),
+    gauge(
+      'outbox_blocked_keys',
+      'Keys whose first event bars others',
+      ofTypes(({ blockedKeys }) => blockedKeys),
+    ),
+    gauge(
+      'outbox_dead_letters',
+      'Events that nobody tries again by itself',
+      ofTypes(({ deadLetters }) => deadLetters),
+    ),
+    gauge(
+      'outbox_type_paused',
+      '1 for a type that is paused',
+      ofTypes(({ paused }) => Number(paused)),
+    ),
+    gauge(
+      'outbox_type_workers',
+      'Live workers with a handler for the type; 0: its events are parked',
+      ofTypes((type) => type.workers),
+    ),
     gauge(
       'outbox_workers',
       'Live workers, by how the others know that they live',

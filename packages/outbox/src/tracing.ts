@@ -85,7 +85,8 @@ export async function enqueueTraced<E extends Traceable, T>(
   return await tracer.startActiveSpan(types.length === 1 ? `send ${first}` : 'send', options, async (span) => {
     try {
       const traceparent = formatTraceparent(span.spanContext())
-      const told = traceparent === undefined ? events : events.map((event) => ({ ...event, headers: { traceparent, ...event.headers } }))
+      const told =
+        traceparent === undefined ? events : events.map((event) => ({ ...event, headers: { traceparent, ...event.headers } }))
       return await work(told)
     } catch (error) {
       span.setStatus({ code: ERROR, ...(error instanceof Error ? { message: error.message } : {}) })

@@ -113,10 +113,17 @@ describeWith(['postgres'], 'the administration of an outbox', ({ postgres }) => 
       { type: 'b', payload: 3 },
     ])
     const all = await admin().list()
-    expect(all.map(({ type, state }) => `${type} ${state}`)).toEqual(['dying dead', 'dying dead', 'dying dead', 'a ready', 'a delayed', 'b ready'])
+    expect(all.map(({ type, state }) => `${type} ${state}`)).toEqual([
+      'dying dead',
+      'dying dead',
+      'dying dead',
+      'a ready',
+      'a delayed',
+      'b ready',
+    ])
     expect(all.map((event) => Number(event.id))).toEqual(all.map((event) => Number(event.id)).toSorted((a, b) => a - b))
     const pages = []
-    for (let after = 0n; ; ) {
+    for (let after = 0n; ;) {
       const page = await admin().list({ limit: 4, after })
       if (page.length === 0) break
       pages.push(page)

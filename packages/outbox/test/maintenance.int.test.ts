@@ -31,11 +31,15 @@ describeWith(['postgres'], 'the maintenance of an outbox', ({ postgres }) => {
 
   it('is done by one of the workers in each round', async () => {
     await newRound()
-    await own.pool.query(`INSERT INTO outbox.dedup SELECT 'a', n::text, n, now() - interval '1 s' FROM generate_series(1, 12000) n`)
+    await own.pool.query(
+      `INSERT INTO outbox.dedup SELECT 'a', n::text, n, now() - interval '1 s' FROM generate_series(1, 12000) n`,
+    )
     const all = Array.from({ length: 5 }, () => maintenance())
     await Promise.all(all.map(({ round }) => round()))
     expect(all.flatMap(({ lines }) => lines)).toEqual(['deleted 12000 dedup keys that are out of date'])
-    await own.pool.query(`INSERT INTO outbox.dedup VALUES ('a', 'old', 1, now() - interval '1 s'), ('a', 'new', 2, now() + interval '1 h')`)
+    await own.pool.query(
+      `INSERT INTO outbox.dedup VALUES ('a', 'old', 1, now() - interval '1 s'), ('a', 'new', 2, now() + interval '1 h')`,
+    )
     const next = maintenance()
     await next.round()
     expect(next.lines).toEqual([])
@@ -68,11 +72,20 @@ describeWith(['postgres'], 'the maintenance of an outbox', ({ postgres }) => {
 
   it.each(['tx', 'lease'] as const)('keeps done events of %s by the day, where the policy says so', async (effect) => {
     const outbox = new Outbox()
-    const worker = own.worker({ backoffBaseMs: 1, handlers: { a: { effect, handler: ({ fail }: { fail?: true }, { event }) => {
-      if (fail === true && event.attempt === 1) throw new Error('once')
-    } } } })
+    const worker = own.worker({
+      backoffBaseMs: 1,
+      handlers: {
+        a: {
+          effect,
+          handler: ({ fail }: { fail?: true }, { event }) => {
+            if (fail === true && event.attempt === 1) throw new Error('once')
+          },
+        },
+      },
+    })
     await worker.start()
-    const put = async (payload: unknown) => (await outbox.enqueue(own.pool, { type: 'a', payload, key: 'k', headers: { h: '1' } })) ?? 0n
+    const put = async (payload: unknown) =>
+      (await outbox.enqueue(own.pool, { type: 'a', payload, key: 'k', headers: { h: '1' } })) ?? 0n
     const empty = async (): Promise<boolean> => (await own.one<number>('SELECT count(*)::int FROM outbox.event')) === 0
     await put({})
     await until(empty)
@@ -80,7 +93,13 @@ describeWith(['postgres'], 'the maintenance of an outbox', ({ postgres }) => {
     await admin().setPolicy({ archiveDays: 2, deadLetterDays: undefined })
     const id = await put({ fail: true })
     await until(empty)
-    expect(await admin().show(id)).toMatchObject({ state: 'done', attempts: 2, key: 'k', payload: { fail: true }, headers: { h: '1' } })
+    expect(await admin().show(id)).toMatchObject({
+      state: 'done',
+      attempts: 2,
+      key: 'k',
+      payload: { fail: true },
+      headers: { h: '1' },
+    })
     expect((await admin().list({ state: 'done' })).map((event) => event.id)).toEqual([id])
     const inDefault = 'SELECT count(*)::int FROM outbox.archive_default'
     expect(await own.one(inDefault)).toBe(0)
@@ -133,7 +152,10 @@ describeWith(['postgres'], 'the maintenance of an outbox', ({ postgres }) => {
     const [{ pid } = { pid: 0 }] = (await holder.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')).rows
     await holder.query('BEGIN ISOLATION LEVEL REPEATABLE READ')
     await holder.query(`SELECT 'a secret of a customer'`)
-    await own.put('a', Array.from({ length: 500 }, (_, n) => n))
+    await own.put(
+      'a',
+      Array.from({ length: 500 }, (_, n) => n),
+    )
     await own.pool.query(`SELECT outbox.finish(array(SELECT id FROM outbox.event), NULL)`)
     const dead = 'SELECT n_dead_tup::int FROM pg_stat_all_tables WHERE relid = $1::regclass'
     await until(async () => {

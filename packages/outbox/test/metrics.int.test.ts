@@ -29,10 +29,13 @@ describeWith(['postgres'], 'what an outbox tells', ({ postgres }) => {
           throw new Error('no')
         },
         quick: { effect: 'tx', handler: () => undefined },
-        slow: { needsDb: true, handler: async (_, { getRepository }) => {
-          await using repository = await getRepository()
-          await repository.query('SELECT pg_sleep(0.03)')
-        } },
+        slow: {
+          needsDb: true,
+          handler: async (_, { getRepository }) => {
+            await using repository = await getRepository()
+            await repository.query('SELECT pg_sleep(0.03)')
+          },
+        },
       },
     })
     const metrics = new OutboxMetrics({ workers: [worker], outbox: { pool: own.pool }, refreshMs: 0 })
@@ -144,7 +147,9 @@ describeWith(['postgres'], 'what an outbox tells', ({ postgres }) => {
       ['retry', 2],
     ])
     const ofFirst = attempts.filter(({ options }) => options.attributes?.['messaging.message.id'] === String(id))
-    expect(ofFirst.map(({ options }) => [options.kind, options.attributes?.['outbox.attempt'], options.links?.[0]?.context.spanId])).toEqual([
+    expect(
+      ofFirst.map(({ options }) => [options.kind, options.attributes?.['outbox.attempt'], options.links?.[0]?.context.spanId]),
+    ).toEqual([
       [4, 1, spans[0]?.context.spanId],
       [4, 2, spans[0]?.context.spanId],
     ])
