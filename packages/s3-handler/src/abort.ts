@@ -31,7 +31,9 @@ export function onAbort(signal: AbortSignal, callback: () => void): () => void {
 }
 
 function callAll(this: unknown): void {
-  for (const { callback } of [...(heardBy.get(this as AbortSignal) ?? [])]) callback()
+  // A copy: who is called lets go.
+  const all = heardBy.get(this as AbortSignal)?.slice() ?? []
+  for (const { callback } of all) callback()
 }
 
 /** The end of one request: with the signal that it was given, or when its time has passed. */
