@@ -49,11 +49,15 @@ for (const effect of ['tx', 'lease'] as const satisfies readonly Effect[]) {
     await withOutbox(async (pool) => {
       const holder = await pool.connect()
       let seen = 0
+      let emptied = Promise.withResolvers<void>()
+      const handler = (): void => {
+        if (++seen === each) emptied.resolve()
+      }
       await using worker = new OutboxWorker({
         pool,
         batchSize: 500,
         maxParallel: 24,
-        handlers: { many: { effect, handler: () => void seen++ } },
+        handlers: { many: { effect, handler } },
       })
       if (snapshot === 'held') {
         await holder.query('BEGIN ISOLATION LEVEL REPEATABLE READ')
@@ -72,9 +76,10 @@ for (const effect of ['tx', 'lease'] as const satisfies readonly Effect[]) {
       for (let round = 0; round < rounds; round++) {
         if (snapshot !== 'held') await pool.query('VACUUM ANALYZE outbox.event')
         seen = 0
+        emptied = Promise.withResolvers()
         await fill()
         const began = performance.now()
-        while (seen < each) await sleep(1)
+        await emptied.promise
         rates.push((each / (performance.now() - began)) * 1000)
       }
       if (snapshot === 'held') await holder.query('COMMIT')

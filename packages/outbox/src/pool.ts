@@ -21,8 +21,10 @@ export interface PoolClient {
   query(text: string, values?: unknown[]): Promise<PoolResult>
   /** Gives it back; with `true` or an error it is closed and not used again. */
   release(destroy?: boolean | Error): void
-  on(event: string, listener: (...args: never[]) => void): unknown
-  off(event: string, listener: (...args: never[]) => void): unknown
+  // oxlint-disable-next-line typescript/no-explicit-any -- as in pg
+  on(event: string, listener: (...args: any[]) => void): unknown
+  // oxlint-disable-next-line typescript/no-explicit-any -- as in pg
+  off(event: string, listener: (...args: any[]) => void): unknown
   /** The backend's process id, as told at login. */
   readonly processID?: number | null
 }

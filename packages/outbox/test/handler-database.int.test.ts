@@ -80,10 +80,10 @@ describeWith(['postgres'], 'handlers that use the database', ({ postgres }) => {
     })
 
     it('refuses a handler that did not say needsDb', async () => {
-      const handler = (_: unknown, context: object): Promise<unknown> => (context as DatabaseContext).getRepository()
-      await own
-        .worker({ handlers: { undeclared: { effect, maxAttempts: 1, handler: async (...all) => void (await handler(...all)) } } })
-        .start()
+      const handler = async (_: unknown, context: object): Promise<void> => {
+        await (context as DatabaseContext).getRepository()
+      }
+      await own.worker({ handlers: { undeclared: { effect, maxAttempts: 1, handler } } }).start()
       await own.put('undeclared', [1])
       await until(empty)
       expect(await own.one('SELECT error FROM outbox.dead_letter')).toContain('has no needsDb')

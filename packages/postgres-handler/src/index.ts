@@ -5,6 +5,7 @@ export { type CopyBlock, DEFAULT_BLOCK_BYTES } from './copy-reader.ts'
 export type { CopySink } from './copy-to.ts'
 export type { InsertRow, OnConflict } from './insert-many.ts'
 export type { CredentialFunction, CredentialProvider, HeldCredentials, Login } from './credentials.ts'
+export type { PgPool, PgPoolClient, PgPoolResult } from './pg-pool.ts'
 export type { PoolStatus } from './pool.ts'
 export {
   type IsolationLevel,

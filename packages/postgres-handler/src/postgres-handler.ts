@@ -30,6 +30,7 @@ import { connectClient, type DriverClient } from './driver.ts'
 import { toHandlerError } from './errors.ts'
 import type { InsertRow } from './insert-many.ts'
 import { listen, type ListenEvent, type ListenOptions } from './listen.ts'
+import { type PgPool, pgPoolClient } from './pg-pool.ts'
 import { Pool, type PoolStatus } from './pool.ts'
 import {
   type BatchResult,
@@ -309,6 +310,24 @@ export class PostgresHandler implements Queries, AsyncDisposable {
     })
     const attempts = [{ name: 'connect', run: connected }, ...(options.tables ?? []).map(readable)]
     return await runCheck(`postgres://${this.#target}`, attempts, options.signal)
+  }
+
+  /**
+   * The connections as a `pg.Pool` lends them, for libraries that take one: credentials may change behind it. Whoever
+   * borrows gives back; `close()` waits for that, and after its grace closes what is still lent.
+   */
+  asPool(): PgPool {
+    return {
+      connect: async () => {
+        const done = this.#lifecycle.hold()
+        try {
+          return pgPoolClient(await this.#pool.acquire(this.#lifecycle.signal), this.#lifecycle.signal, done)
+        } catch (error) {
+          done()
+          throw error
+        }
+      },
+    }
   }
 
   /** What the pool does now, and what it did since the handler was made. */
