@@ -41,4 +41,4 @@ export type { ConnectionPool, PoolClient, PoolQuery, PoolResult } from './pool.t
 export { OutboxRepository, type OutboxRepositoryOptions, type RepositoryConnection } from './repository.ts'
 export type { Horizon, OutboxStats, TableStats, TypeStats, Watched, WorkerStats } from './stats.ts'
 export type { SpanContextLike, SpanLike, SpanOptionsLike, TracerLike } from './tracing.ts'
-export { OutboxWorker, type OutboxWorkerEvents, type OutboxWorkerOptions, type WorkerStatus } from './worker.ts'
+export { type Companion, OutboxWorker, type OutboxWorkerEvents, type OutboxWorkerOptions, type WorkerStatus } from './worker.ts'

@@ -5,8 +5,8 @@ import { Gate } from './gate.ts'
 import { type BoundHandler, bindHandler, type Handlers } from './handler.ts'
 import { connectionsLikeThoseOf, HandlerDatabase } from './handler-database.ts'
 import { LeaseLoop } from './lease-loop.ts'
-import { logConsumers, LogLoop } from './log-loop.ts'
 import { type Bloat, Maintenance } from './maintenance.ts'
+import { logConsumers, LogLoop } from './log-loop.ts'
 import { type OutboxNames, outboxNames } from './names.ts'
 import type { PendingEvent } from './pending.ts'
 import { borrow, type ConnectionPool, type PoolClient } from './pool.ts'
@@ -22,12 +22,25 @@ export interface OutboxWorkerOptions extends WorkerConfigInput {
   readonly pool: ConnectionPool
   /** A handler for each type of event that this worker takes; events of other types are left to other workers. */
   readonly handlers: Handlers
+  /** `new Schedules([...])` of `@common-handlers/outbox/schedule`: events by the clock, while this worker runs. */
+  readonly schedules?: Companion | undefined
   /** Makes a connection that is not of the pool, for handlers with `usePool: false`. Default: as `pg.Pool` does it. */
   readonly openConnection?: (() => Promise<PoolClient>) | undefined
   /** Default: silent. */
   readonly logger?: Logger | undefined
   /** A tracer of `@opentelemetry/api`: a span for each attempt, linked to the producer's. Default: none. */
   readonly tracer?: TracerLike | undefined
+}
+
+/** What runs beside a worker, as long as it does. */
+export interface Companion {
+  start(context: {
+    readonly pool: ConnectionPool
+    readonly schema: string
+    readonly connectTimeoutMs: number
+    readonly logger: Logger
+  }): Promise<void>
+  stop(): Promise<void>
 }
 
 /** What a worker tells while it runs. */
@@ -114,6 +127,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   readonly #gate = new Gate()
   readonly #rates: Rates
   readonly #pool: ConnectionPool
+  readonly #schedules: Companion | undefined
   readonly #busy = new Set<object>()
   #busyTimer: NodeJS.Timeout | undefined
   #watch: NodeJS.Timeout | undefined
@@ -126,9 +140,10 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   /** Does no work. @throws ConfigError `OUTBOX_CONFIG_INVALID` */
   constructor(options: OutboxWorkerOptions) {
     super()
-    const { pool, handlers, openConnection, logger, tracer, ...config } = options
+    const { pool, handlers, openConnection, schedules, logger, tracer, ...config } = options
     this.#config = readWorkerConfig(config)
     this.#pool = pool
+    this.#schedules = schedules
     const { schema, name, maxCrashes, connectTimeoutMs, poolMaxConnections, holdWarningMs, queryTimeoutMs } = this.#config
     const names = outboxNames(schema)
     this.#log = (logger ?? silentLogger).child({ worker: name })
@@ -182,10 +197,6 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
         this.emit('rescued', { workers })
       },
     })
-    const context: LoopContext = {
-      pool,
-      names,
-      schema,
     this.#maintenance = new Maintenance({
       pool,
       names,
@@ -195,6 +206,10 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       log: this.#log,
       onBloat: (bloat) => this.emit('bloat', bloat),
     })
+    const context: LoopContext = {
+      pool,
+      names,
+      schema,
       options: { ...this.#config, backoff: { baseMs: this.#config.backoffBaseMs, maxMs: this.#config.backoffMaxMs } },
       queryTimeoutMs,
       handlers: this.#handlers,
@@ -247,14 +262,18 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     this.#starting = starting.promise
     try {
       await this.#warmUp()
+      const { schema, connectTimeoutMs } = this.#config
+      await this.#schedules?.start({ pool: this.#pool, schema, connectTimeoutMs, logger: this.#log })
       await this.#presence.start()
     } catch (error) {
       this.#state = 'stopped'
+      await this.#schedules?.stop()
       throw error
     } finally {
       starting.resolve()
     }
     this.#runs = this.#loops.map((loop) => loop.run())
+    this.#maintenance.start()
     this.#watch = setInterval(() => this.#timeOut(), WATCH_MS)
     this.#log.info({ types: [...this.#handlers.keys()], presence: this.#presence.kind }, 'the worker has begun')
   }
@@ -262,7 +281,6 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   /**
    * Takes no more events, waits for the handlers that run, and signs off. After the grace (default 10 000 ms) their
    * signals are aborted, and their events are free for other workers, without an attempt lost.
-    this.#maintenance.start()
    */
   stop(options: CloseOptions = {}): Promise<void> {
     return (this.#stopped ??= this.#stop(options.graceMs ?? DEFAULT_GRACE_MS))
@@ -283,11 +301,12 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
         for (const loop of this.#loops) for (const context of loop.contexts) context.stop(reason, { verdict: 'release' })
         this.#presence.giveUp()
       }, graceMs)
-      await Promise.all(this.#runs)
+      await Promise.all([this.#schedules?.stop(), ...this.#runs])
       clearTimeout(timer)
       clearInterval(this.#watch)
       clearTimeout(this.#busyTimer)
       this.#rates.stop()
+      await this.#maintenance.stop()
       await this.#presence.stop()
     }
     this.#state = 'stopped'
@@ -305,7 +324,6 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   }
 
   async #warmUp(): Promise<void> {
-      await this.#maintenance.stop()
     const { poolMinConnections, connectTimeoutMs } = this.#config
     const clients = await Promise.all(
       Array.from({ length: poolMinConnections }, () => borrow(this.#pool, connectTimeoutMs, 'the worker')),
@@ -332,6 +350,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       outcome: names[verdict],
       ...(error === undefined ? {} : { error }),
       ...(delay === undefined ? {} : { delayMs: delay }),
+      ...(durationMs === undefined ? {} : { durationMs }),
     })
   }
 
@@ -339,7 +358,6 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     if (this.#solo) return
     this.#solo = true
     try {
-      ...(durationMs === undefined ? {} : { durationMs }),
       await this.#gate.alone(async () => {
         for (const loop of this.#loops) await loop.runSolo()
       })

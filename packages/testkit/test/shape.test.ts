@@ -19,7 +19,7 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/postgres-handler': ['core', 'pg'],
   'packages/trino-handler': ['core', 'undici'],
   'packages/duckdb-handler': ['core', '@duckdb/node-api'],
-  'packages/outbox': ['core'],
+  'packages/outbox': ['core', 'croner'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
 }
