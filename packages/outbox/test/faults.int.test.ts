@@ -78,7 +78,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
 
     it('goes on when a listener throws', async () => {
       const seen: number[] = []
-      const worker = own.worker({ handlers: { a: { effect, handler: (n) => void seen.push(n) } }, batchSize: 2 })
+      const worker = own.worker({ handlers: { a: { effect, handler: (n: number) => void seen.push(n) } }, batchSize: 2 })
       worker.on('settled', () => {
         throw new Error('a listener that is broken')
       })
@@ -97,7 +97,18 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
     })
 
     it('takes every payload that JSON knows, and keys and types of any text', async () => {
-      const payloads = [null, true, 0, -1.5e300, '', 'é\u{1f600}\u0000\ud800', [], [[null]], {}, { '': { a: [1] }, __proto__x: 1 }]
+      const payloads = [
+        null,
+        true,
+        0,
+        -1.5e300,
+        '',
+        'é\u{1f600}\u0000\ud800',
+        [],
+        [[null]],
+        {},
+        { '': { a: [1] }, __proto__x: 1 },
+      ]
       const odd = `it's "odd" \\ {a,b} \u{1f600} %s $1 é`
       const seen: unknown[] = []
       const keys: unknown[] = []
@@ -211,7 +222,9 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
     })
 
     it('does not let its own due events wait for a long handler of another type', async () => {
-      const handlers: Handlers = { long: { effect: 'tx', handler: (_, { signal }) => aborted(signal) } }
+      const handlers: Handlers = {
+        long: { effect: 'tx', handler: (_: unknown, { signal }: { signal: AbortSignal }) => aborted(signal) },
+      }
       const long = own.worker({ handlers, txConnections: 1 })
       const seen: unknown[] = []
       const quick = own.worker({ handlers: { quick: { handler: (n: number) => void seen.push(n) } }, pollInterval: 100 })
@@ -291,7 +304,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       const meta = `SELECT meta ->> 'suspects' FROM outbox.claim(1, 'tx', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false)`
       expect(await own.one(meta)).toBe('false')
       const seen: number[] = []
-      await own.worker({ handlers: { a: { effect: 'tx', handler: (n) => void seen.push(n) } } }).start()
+      await own.worker({ handlers: { a: { effect: 'tx', handler: (n: number) => void seen.push(n) } } }).start()
       await own.pool.query('UPDATE outbox.event SET available_at = NULL')
       await until(empty)
       expect(seen).toEqual([1, 2])
@@ -343,7 +356,10 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
 
     it('keeps neither a key nor a retry for the sake of a long handler of the same claim', async () => {
       const seen: string[] = []
-      const handler = async (n: number, { signal, event }: { signal: AbortSignal; event: { attempt: number } }): Promise<void> => {
+      const handler = async (
+        n: number,
+        { signal, event }: { signal: AbortSignal; event: { attempt: number } },
+      ): Promise<void> => {
         if (n === 0) await aborted(signal)
         if (n === 2 && event.attempt === 1) throw new Error('not yet')
         seen.push(`${n}`)
@@ -409,7 +425,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       expect(worker.status.state).toBe('stopped')
       // What it held is another's.
       const seen: number[] = []
-      await own.worker({ handlers: { a: { effect, handler: (n) => void seen.push(n) } } }).start()
+      await own.worker({ handlers: { a: { effect, handler: (n: number) => void seen.push(n) } } }).start()
       await until(empty)
       expect(seen.toSorted()).toEqual([1, 2, 3])
     })
@@ -419,7 +435,10 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       pools.push(pool)
       await own.put('a', [1])
       await own.pool.query('UPDATE outbox.event SET suspect = true')
-      const worker = new OutboxWorker({ pool, handlers: { a: { effect, handler: (_, { signal }) => aborted(signal) } } })
+      const worker = new OutboxWorker({
+        pool,
+        handlers: { a: { effect, handler: (_: unknown, { signal }: { signal: AbortSignal }) => aborted(signal) } },
+      })
       await worker.start()
       await until(() => worker.status.running === 1)
       await worker.stop({ graceMs: 50 })
