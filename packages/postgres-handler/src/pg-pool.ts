@@ -1,3 +1,4 @@
+import type { EventEmitter } from 'node:events'
 import { onAbort } from './abort.ts'
 import type { Loan } from './pool.ts'
 
@@ -30,6 +31,8 @@ export interface PgPool {
 export function pgPoolClient(loan: Loan, signal: AbortSignal, done: () => void): PgPoolClient {
   const { client } = loan
   const query = client.query.bind(client) as unknown as PgPoolClient['query']
+  // pg's types know its own events alone.
+  const events: EventEmitter = client
   let over = false
   const lent: PgPoolClient = {
     query: (...call) => (over ? Promise.reject(new Error('the connection was given back')) : query(...call)),
@@ -37,18 +40,18 @@ export function pgPoolClient(loan: Loan, signal: AbortSignal, done: () => void):
       if (over) return
       over = true
       forget()
-      for (const [event, listener] of listening) client.off(event, listener)
+      for (const [event, listener] of listening) events.off(event, listener)
       if (destroy !== undefined && destroy !== false) client.destroy()
       loan.release()
       done()
     },
     on(event, listener) {
       listening.push([event, listener])
-      client.on(event, listener)
+      events.on(event, listener)
       return lent
     },
     off(event, listener) {
-      client.off(event, listener)
+      events.off(event, listener)
       return lent
     },
     get processID() {
