@@ -1,3 +1,4 @@
+export { onAbort } from './abort.ts'
 export { type CheckAttempt, type CheckResult, type CheckStep, runCheck } from './check.ts'
 export {
   type ConfigLayers,

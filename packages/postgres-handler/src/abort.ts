@@ -1,18 +1,4 @@
-/** Who waits for a signal. Listeners of its own are dear, and one signal, that of close(), has all calls of a handler. */
-const waiting = new WeakMap<AbortSignal, Set<() => void>>()
-
-/** Calls back when the signal is aborted, unless what it returns was called before. */
-export function onAbort(signal: AbortSignal, listener: () => void): () => void {
-  let listeners = waiting.get(signal)
-  if (listeners === undefined) {
-    const all = new Set<() => void>()
-    signal.addEventListener('abort', () => all.forEach((call) => call()), { once: true })
-    waiting.set(signal, all)
-    listeners = all
-  }
-  const mine = listeners.add(listener)
-  return () => void mine.delete(listener)
-}
+import { onAbort } from '@common-handlers/core'
 
 /** What a promise comes to, unless the signal is aborted first: then its reason, and the promise is left to itself. */
 export function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {

@@ -1,5 +1,4 @@
-import { ConfigError, ConflictError, DataError } from '@common-handlers/core'
-import { onAbort } from './abort.ts'
+import { ConfigError, ConflictError, DataError, onAbort } from '@common-handlers/core'
 import { type BoundStatement, StatementBatch } from './batch.ts'
 import { type CopyBlock, CopyReader, type CopyReaderOptions } from './copy-reader.ts'
 import { DescribeStatement } from './describe-statement.ts'

@@ -1,7 +1,7 @@
+import { onAbort } from '@common-handlers/core'
 import type { Duplex } from 'node:stream'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
-import { onAbort } from './abort.ts'
 import type { PostgresConfig } from './config.ts'
 import type { RowMessage } from './exchange.ts'
 import { asStartupOptions } from './settings.ts'

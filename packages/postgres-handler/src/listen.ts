@@ -1,5 +1,4 @@
-import { ConnectionError, DataError, HandlerError, retryDelay, sleep } from '@common-handlers/core'
-import { onAbort } from './abort.ts'
+import { ConnectionError, DataError, HandlerError, retryDelay, sleep, onAbort } from '@common-handlers/core'
 import type { Connection } from './connection.ts'
 import type { StreamOnConnection } from './session.ts'
 import { quoteIdent } from './sql.ts'

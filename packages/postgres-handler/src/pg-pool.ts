@@ -1,5 +1,5 @@
+import { onAbort } from '@common-handlers/core'
 import type { EventEmitter } from 'node:events'
-import { onAbort } from './abort.ts'
 import type { Loan } from './pool.ts'
 
 /** A result as pg gives it. */

@@ -1,5 +1,5 @@
-import { CapacityError, ConnectionError, HandlerError } from '@common-handlers/core'
-import { onAbort, unlessAborted } from './abort.ts'
+import { CapacityError, ConnectionError, HandlerError, onAbort } from '@common-handlers/core'
+import { unlessAborted } from './abort.ts'
 import type { CredentialProvider, HeldCredentials } from './credentials.ts'
 import type { DriverClient } from './driver.ts'
 

@@ -10,8 +10,8 @@ import {
   runCheck,
   silentLogger,
   withDeadline,
+  onAbort,
 } from '@common-handlers/core'
-import { onAbort } from './abort.ts'
 import { type AdvisoryKey, type AdvisoryLock, type AdvisoryLockOptions, withLock } from './advisory-lock.ts'
 import { checkReadable, type QueryDescription, type TableDescription } from './catalog.ts'
 import { configFromEnvironment, parseConfig, type PostgresConfig, type PostgresConfigInput, tlsOptions } from './config.ts'

@@ -1,5 +1,4 @@
-import { type CallOptions, withDeadline } from '@common-handlers/core'
-import { onAbort } from './abort.ts'
+import { type CallOptions, withDeadline, onAbort } from '@common-handlers/core'
 import type { Connection } from './connection.ts'
 import { connectionBusy, scopeEnded } from './errors.ts'
 

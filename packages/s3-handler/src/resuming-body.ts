@@ -1,6 +1,5 @@
 import { Readable } from 'node:stream'
-import { HandlerError, retry, type RetryOptions } from '@common-handlers/core'
-import { onAbort } from './abort.ts'
+import { HandlerError, retry, type RetryOptions, onAbort } from '@common-handlers/core'
 import { RunningChecksum } from './checksum.ts'
 import type { OpenedBody } from './driver.ts'
 import { bodyCorrupt, bodyCut, bodyStalled, objectChanged, type S3Request, toS3Error } from './errors.ts'

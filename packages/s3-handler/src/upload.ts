@@ -1,8 +1,16 @@
 import { createHash, hash } from 'node:crypto'
 import { open, type FileHandle } from 'node:fs/promises'
 import { Readable } from 'node:stream'
-import { CapacityError, ConfigError, ConflictError, HandlerError, retry, type RetryOptions, sleep } from '@common-handlers/core'
-import { onAbort } from './abort.ts'
+import {
+  CapacityError,
+  ConfigError,
+  ConflictError,
+  HandlerError,
+  retry,
+  type RetryOptions,
+  sleep,
+  onAbort,
+} from '@common-handlers/core'
 import { type Checksum, type ChecksumAlgorithm, checksumOf, joinCrc32 } from './checksum.ts'
 import type { S3Driver } from './driver.ts'
 import { customerKeyHeaders, customerKeyOf, type ObjectHeaders } from './object-headers.ts'

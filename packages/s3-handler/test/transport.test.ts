@@ -1,10 +1,10 @@
 import { execFile } from 'node:child_process'
-import { getEventListeners, once } from 'node:events'
+import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { promisify } from 'node:util'
 import { afterEach, describe, expect, it } from 'vitest'
-import { onAbort, Stop } from '../src/abort.ts'
+import { Stop } from '../src/abort.ts'
 import { parseConfig } from '../src/config.ts'
 import { S3Handler, type S3HandlerOptions } from '../src/index.ts'
 import { Transport } from '../src/transport.ts'
@@ -147,20 +147,6 @@ describe('the address of a bucket', () => {
 })
 
 describe('a signal that many requests hang on', () => {
-  it('has one listener while there are any, and calls those that are left', () => {
-    const control = new AbortController()
-    const called: number[] = []
-    const releases = [0, 1, 2, 3].map((number) => onAbort(control.signal, () => called.push(number)))
-    expect(getEventListeners(control.signal, 'abort')).toHaveLength(1)
-    releases[1]?.()
-    releases[1]?.()
-    releases[3]?.()
-    control.abort()
-    expect(new Set(called)).toEqual(new Set([0, 2]))
-    for (const release of releases) release()
-    expect(getEventListeners(control.signal, 'abort')).toHaveLength(0)
-  })
-
   it('ends each of them, with its reason', () => {
     const control = new AbortController()
     const stops = [new Stop(control.signal), new Stop(control.signal)]
