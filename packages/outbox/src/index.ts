@@ -41,4 +41,12 @@ export type { ConnectionPool, PoolClient, PoolQuery, PoolResult } from './pool.t
 export { OutboxRepository, type OutboxRepositoryOptions, type RepositoryConnection } from './repository.ts'
 export type { Horizon, OutboxStats, TableStats, TypeStats, Watched, WorkerStats } from './stats.ts'
 export type { SpanContextLike, SpanLike, SpanOptionsLike, TracerLike } from './tracing.ts'
+export { type Supervisable, supervised, type SupervisedOptions } from './supervised.ts'
+export {
+  type EndReason,
+  OutboxSupervisor,
+  type OutboxSupervisorEvents,
+  type OutboxSupervisorOptions,
+  type SupervisedStatus,
+} from './supervisor.ts'
 export { type Companion, OutboxWorker, type OutboxWorkerEvents, type OutboxWorkerOptions, type WorkerStatus } from './worker.ts'
