@@ -259,9 +259,10 @@ function* between(cron: Cron, from: number, to: number): Generator<Date> {
 
 function parse(name: string, cron: string, timezone: string): Cron {
   try {
-    // In UTC for a name that is not one, without a word: the platform is asked first.
-    new Intl.DateTimeFormat('en', { timeZone: timezone })
-    return new Cron(cron, { timezone, mode: '5-or-6-parts' })
+    const parsed = new Cron(cron, { timezone, mode: '5-or-6-parts' })
+    // The name of the time zone is looked at when it is used.
+    if (parsed.nextRun() === null) throw new Error('it never comes')
+    return parsed
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error)
     throw new ConfigError(`the schedule ${name} is not valid: ${message}`, { code: 'OUTBOX_SCHEDULE_INVALID', cause: error })

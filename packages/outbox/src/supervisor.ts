@@ -79,12 +79,12 @@ export interface SupervisedStatus {
 }
 
 const ms = (fallback: number, least = 1): z.ZodType<number, number | undefined> => z.number().min(least).default(fallback)
-const place = z.union([z.string().min(1), z.instanceof(URL)]).optional()
+const file = z.union([z.string().min(1), z.instanceof(URL)]).optional()
 const schema = z
   .strictObject({
     workers: z.int().positive().max(1000),
-    module: place,
-    script: place,
+    module: file,
+    script: file,
     args: z.array(z.string()).default([]),
     execArgv: z.array(z.string()).optional(),
     env: z.record(z.string(), z.string()).optional(),

@@ -60,7 +60,7 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
 
     const naive: Written[] = []
     let last = '0'
-    let writing = true
+    const writing = new AbortController()
     const read = async (): Promise<void> => {
       const { rows } = await own.pool.query<{ id: string; payload: Written }>(
         'SELECT id, payload FROM outbox.log WHERE id > $1 ORDER BY id',
@@ -70,7 +70,7 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
       last = rows.at(-1)?.id ?? last
     }
     const follow = (async () => {
-      while (writing) await read()
+      while (!writing.signal.aborted) await read()
       await read()
     })()
 
@@ -98,7 +98,7 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
       committed.set(writer, done)
     }
     await Promise.all(Array.from({ length: 8 }, (_, writer) => write(writer)))
-    writing = false
+    writing.abort()
     await follow
     await until(() => consumed())
     const byWriter = (events: readonly Written[], writer: number): number[] =>

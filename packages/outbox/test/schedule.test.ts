@@ -25,6 +25,7 @@ describe('the times of a schedule', () => {
   it.each([
     [{ name: 'a', cron: '61 * * * *' }],
     [{ name: 'a', cron: '* * *' }],
+    [{ name: 'a', cron: '0 0 30 2 *' }],
     [{ name: 'a', cron: '* * * * *', timezone: 'Europe/Nowhere' }],
     [{ name: '', cron: '* * * * *' }],
   ])('refuses %j', (schedule) => {

@@ -60,7 +60,7 @@ describeWith(['postgres'], 'a supervisor', ({ postgres }) => {
     for (let kill = 0; kill < 4; kill++) {
       const before = await own.one<number>('SELECT count(*)::int FROM effect')
       await until(() => done(before + 20))
-      const [victim] = supervisor.status().filter(({ state }) => state === 'running')
+      const victim = supervisor.status().find(({ state }) => state === 'running')
       process.kill(victim?.pid ?? 0, 'SIGKILL')
     }
     await expectOnce(300)
