@@ -318,8 +318,9 @@ export class OutboxAdmin {
     const [where, values] = choice(options)
     const types: Record<string, number> = {}
     let count = 0
-    const [[last] = []] = await this.#rows(`SELECT max(id) FROM ${schema}.dead_letter`)
-    for (let after = '0'; last !== null && last !== undefined;) {
+    const [[last] = []] = await this.#rows(`SELECT coalesce(max(id), 0) FROM ${schema}.dead_letter`)
+    let after = '0'
+    for (;;) {
       options.signal?.throwIfAborted()
       const place = values.length
       const taken = `SELECT d.id FROM ${schema}.dead_letter d WHERE ${where} AND d.id > $${place + 1} AND d.id <= $${place + 2}
@@ -327,7 +328,7 @@ export class OutboxAdmin {
       const rows = await this.#rows(statement(taken), [...values, after, last])
       for (const [from, type, to] of rows) {
         types[type ?? ''] = (types[type ?? ''] ?? 0) + 1
-        after = from ?? last
+        after = from ?? after
         if (to !== null) each(BigInt(from ?? 0), BigInt(to ?? 0))
       }
       count += rows.length

@@ -19,7 +19,7 @@ export interface DashboardOptions extends OutboxAdminOptions {
 const MAX_BODY = 65_536
 const STATS_MS = 1000
 
-const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
+const hash = (inline: string): string => `'sha256-${createHash('sha256').update(inline).digest('base64')}'`
 
 const HEADERS = {
   'content-security-policy': [

@@ -42,11 +42,18 @@ describeWith(['postgres'], 'the administration of an outbox', ({ postgres }) => 
     await worker.start()
     await until(() => worker.status.running === 1)
     const stats = await admin().stats()
-    const count = (type: string) => {
-      const { oldestMs, ...found } = stats.types.find((one) => one.type === type) ?? { oldestMs: undefined }
-      return found
+    const count = (type: string) => ({ ...stats.types.find((one) => one.type === type), oldestMs: undefined })
+    const none = {
+      ready: 0,
+      delayed: 0,
+      claimed: 0,
+      suspect: 0,
+      retrying: 0,
+      blockedKeys: 0,
+      deadLetters: 0,
+      paused: false,
+      oldestMs: undefined,
     }
-    const none = { ready: 0, delayed: 0, claimed: 0, suspect: 0, retrying: 0, blockedKeys: 0, deadLetters: 0, paused: false }
     expect(count('ready')).toEqual({ ...none, type: 'ready', ready: 2, paused: true, workers: 1 })
     expect(count('later')).toEqual({ ...none, type: 'later', delayed: 1, workers: 1 })
     expect(count('broken')).toEqual({ ...none, type: 'broken', suspect: 1, workers: 0 })

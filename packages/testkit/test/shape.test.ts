@@ -20,6 +20,7 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/trino-handler': ['core', 'undici'],
   'packages/duckdb-handler': ['core', '@duckdb/node-api'],
   'packages/outbox': ['core', 'croner'],
+  'packages/outbox-cli': ['cli', 'core', 'outbox', 'pg', 'zod'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
 }
@@ -80,7 +81,9 @@ describe.each(Object.keys(dependencies))('%s', (folder) => {
     const expected = (dependencies[folder] ?? []).map((name) => (existsSync(join(root, 'packages', name)) ? scope + name : name))
     expect(Object.keys(manifest.dependencies ?? {}).toSorted()).toEqual(expected.toSorted())
     expect(manifest.optionalDependencies).toBeUndefined()
-    const peers = folder === 'apps/ingestor' ? [`${scope}duckdb-handler`] : folder.startsWith('apps/') ? undefined : ['zod']
+    // A program brings its zod along.
+    const program = folder.startsWith('apps/') || folder === 'packages/outbox-cli'
+    const peers = folder === 'apps/ingestor' ? [`${scope}duckdb-handler`] : program ? undefined : ['zod']
     expect(manifest.peerDependencies === undefined ? undefined : Object.keys(manifest.peerDependencies)).toEqual(peers)
   })
 
