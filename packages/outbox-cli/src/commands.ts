@@ -262,7 +262,7 @@ function usage(message: string): ConfigError {
   return new ConfigError(message, { code: 'CLI_USAGE' })
 }
 
-function describeStats({ types, workers, table, horizon }: OutboxStats): string {
+function describeStats({ types, workers, consumers, table, horizon }: OutboxStats): string {
   const age = (ms: number | undefined): string => (ms === undefined ? '' : formatDuration(ms / 1000))
   const parts = [
     types.length === 0
@@ -291,6 +291,20 @@ function describeStats({ types, workers, table, horizon }: OutboxStats): string 
             formatCount(worker.claimed),
             worker.startedAt.toISOString(),
             worker.types.join(' '),
+          ]),
+        ]),
+    ...(consumers.length === 0
+      ? []
+      : [
+          formatTable([
+            ['consumer of the log', 'events behind', 'oldest', 'attempts', 'error'],
+            ...consumers.map(({ name, lagEvents, lagSeconds, attempts, lastError }) => [
+              name,
+              formatCount(lagEvents),
+              lagEvents === 0 ? '' : formatDuration(lagSeconds),
+              String(attempts),
+              firstLine(lastError),
+            ]),
           ]),
         ]),
     `${formatCount(table.deadTuples)} rows of the table of events are gone and not vacuumed yet`,

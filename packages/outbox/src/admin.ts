@@ -1,4 +1,5 @@
 import { ConfigError, ConflictError, NotFoundError } from '@common-handlers/core'
+import { readProgress } from './log-progress.ts'
 import { assertMigrated } from './migrate.ts'
 import { LANES } from './migrations/001-outbox.ts'
 import { type OutboxNames, outboxNames, quoteLiteral } from './names.ts'
@@ -122,8 +123,10 @@ export class OutboxAdmin {
 
   /** Reads the whole table of events: about 0.3 s for a million. */
   async stats(): Promise<OutboxStats> {
-    const [[text] = []] = await this.#rows(statsText(this.#names))
-    return readStats(text ?? '')
+    return this.#transaction(async (client) => {
+      const [[text] = []] = await textRows(client, statsText(this.#names))
+      return readStats(text ?? '', await readProgress(client, this.#names.schema))
+    })
   }
 
   /** Events and dead letters in the order of their ids, payloads left out. */

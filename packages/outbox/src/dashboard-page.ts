@@ -144,7 +144,7 @@ function show({ stats, mayChange: may }, dead, blocked) {
   mayChange = may
   $('access').hidden = !may
   $('when').textContent = new Date(stats.at).toLocaleTimeString()
-  const { types, workers, table: counted, horizon } = stats
+  const { types, workers, consumers, table: counted, horizon } = stats
   const depth = sum(types, 'ready') + sum(types, 'delayed') + sum(types, 'claimed') + sum(types, 'suspect')
   const now = { at: Date.parse(stats.at), depth, inserted: counted.inserted, deleted: counted.deleted }
   const [enqueued, gone] = rates(now)
@@ -173,6 +173,8 @@ function show({ stats, mayChange: may }, dead, blocked) {
       button('redrive', 'Send this one back as a new event', redrive({ ids: [one.id] }, one.type))]), 'No dead letters')
   table('blocked', [['key'], ['waits for', 'n'], ['type'], ['because'], ['until'], ['events behind it', 'n'], ['error', 'e']],
     blocked.slice(0, 50).map((one) => [one.key, one.id, one.type, one.because, clock(one.until), number(one.waiting), one.error]), 'No key is blocked')
+  table('consumers', [['name'], ['events behind', 'n'], ['oldest', 'n'], ['attempts', 'n'], ['next attempt'], ['error', 'e'], ['types', 'e']],
+    consumers.map((one) => [one.name, number(one.lagEvents), one.lagEvents === 0 ? '–' : time(one.lagSeconds * 1000), number(one.attempts), clock(one.retryAt), one.lastError, one.types.join(', ')]), 'No consumer')
   table('workers', [['id', 'n'], ['name'], ['alive'], ['idle'], ['claimed', 'n'], ['known by'], ['since'], ['types', 'e']],
     workers.map((worker) => [worker.id, worker.name, worker.alive ? 'yes' : make('span', 'bad', 'no'), worker.idle ? 'yes' : 'no', number(worker.claimed), worker.presence, clock(worker.startedAt), worker.types.join(', ')]), 'No worker')
   const held = horizon !== undefined && horizon.ageMs > 60000
@@ -225,6 +227,7 @@ export const dashboardPage: string = `<!doctype html>
 <h2>Types</h2><div id="types" class="scroll"></div>
 <h2>Dead letters</h2><div id="dead" class="scroll"></div>
 <h2>Blocked keys</h2><div id="blocked" class="scroll"></div>
+<h2>Consumers of the log</h2><div id="consumers" class="scroll"></div>
 <h2>Workers</h2><div id="workers" class="scroll"></div>
 <p id="table" class="soft"></p>
 </main>

@@ -3,7 +3,7 @@ import { Alarm } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { type PendingEvent, readPending } from './pending.ts'
 import { borrow, type PoolClient, textRows } from './pool.ts'
-import { type NotDone, type Outcome, failed, RunContext, runHandler, withLimit } from './run.ts'
+import { type NotDone, type Outcome, failed, RunContext, withLimit } from './run.ts'
 import { isServerError, Savepoint } from './tx-loop.ts'
 import type { LoopContext } from './worker.ts'
 
@@ -81,7 +81,7 @@ interface Progress {
   /** So many events are over. */
   over: number
   readonly dead: Dead[]
-  readonly settled: { readonly event: PendingEvent; readonly outcome: Outcome }[]
+  readonly settled: { readonly event: PendingEvent; readonly outcome: Outcome; readonly durationMs: number | undefined }[]
   /** The event after `to` failed. */
   failure: NotDone | undefined
   /** A handler was left behind: the transaction is given up. */
@@ -106,6 +106,8 @@ export class LogLoop {
   #known = false
   #stopping = false
   /** A batch could not be committed: so many events run one by one. */
+  /** Of the last attempt. */
+  #durationMs: number | undefined
   #singles = 0
   #told = ''
   #pauseMs = 0
@@ -206,7 +208,7 @@ export class LogLoop {
       // What fails in a transaction turns its COMMIT into a ROLLBACK, without an error.
       if (committed.command !== undefined && committed.command !== 'COMMIT')
         throw new Error(`the server answered COMMIT with ${committed.command}`)
-      for (const { event, outcome } of progress.settled) this.#context.onSettled(event, outcome)
+      for (const { event, outcome, durationMs } of progress.settled) this.#context.onSettled(event, outcome, durationMs)
       return 'events'
     } catch (error) {
       this.#drop()
@@ -230,7 +232,7 @@ export class LogLoop {
         if (savepoint.abandoned)
           return { ...progress, abandoned: true, failure: outcome.verdict === 'done' ? undefined : outcome }
         if (outcome.verdict === 'release') break
-        progress.settled.push({ event, outcome })
+        progress.settled.push({ event, outcome, durationMs: this.#durationMs })
         if (outcome.verdict === 'retry') {
           progress.failure = outcome
           break
@@ -250,7 +252,9 @@ export class LogLoop {
     savepoint.next()
     const context = new RunContext(event, handler, savepoint)
     this.#current = context
-    const outcome = await runHandler(event, context)
+    this.#durationMs = undefined
+    const outcome = await this.#context.run(event, context)
+    this.#durationMs = this.#context.durationOf(context)
     this.#current = undefined
     context.end()
     const result = outcome.verdict === 'done' && savepoint.failure !== undefined ? failed(savepoint.failure) : outcome

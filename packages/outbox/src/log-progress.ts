@@ -1,5 +1,5 @@
 import { outboxNames } from './names.ts'
-import { borrow, type ConnectionPool, textRows } from './pool.ts'
+import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
 
 /** How far a consumer of the log is. */
 export interface LogProgress {
@@ -29,25 +29,30 @@ export async function logProgress(
   const client = await borrow(pool, 5000, 'the progress of the log')
   let failure: Error | undefined
   try {
-    const rows = await textRows(client, `SELECT * FROM ${schema}.log_progress()`)
-    return rows.map(([name, types, lag, seconds, fenced, holder, attempts, retryAt, error, movedAt]) => ({
-      name: name ?? '',
-      types: JSON.parse(types ?? '[]') as string[],
-      lagEvents: Number(lag),
-      lagSeconds: Number(seconds),
-      fencedEvents: Number(fenced),
-      heldBackBy: holder === 'prepared' ? holder : holder === null || holder === undefined ? undefined : Number(holder),
-      attempts: Number(attempts),
-      retryAt: dateOf(retryAt),
-      lastError: error ?? undefined,
-      movedAt: dateOf(movedAt),
-    }))
+    return await readProgress(client, schema)
   } catch (error) {
     failure = error instanceof Error ? error : new Error(String(error))
     throw error
   } finally {
     client.release(failure)
   }
+}
+
+/** The same on a connection. */
+export async function readProgress(client: PoolClient, schema: string): Promise<LogProgress[]> {
+  const rows = await textRows(client, `SELECT * FROM ${schema}.log_progress()`)
+  return rows.map(([name, types, lag, seconds, fenced, holder, attempts, retryAt, error, movedAt]) => ({
+    name: name ?? '',
+    types: JSON.parse(types ?? '[]') as string[],
+    lagEvents: Number(lag),
+    lagSeconds: Number(seconds),
+    fencedEvents: Number(fenced),
+    heldBackBy: holder === 'prepared' ? holder : holder === null || holder === undefined ? undefined : Number(holder),
+    attempts: Number(attempts),
+    retryAt: dateOf(retryAt),
+    lastError: error ?? undefined,
+    movedAt: dateOf(movedAt),
+  }))
 }
 
 const dateOf = (ms: string | null | undefined): Date | undefined =>

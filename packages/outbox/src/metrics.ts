@@ -108,7 +108,7 @@ export class OutboxMetrics {
 const up = (value: number): Family => gauge('outbox_up', 'Whether the database said what is in the outbox', [['', value]])
 
 async function readGauges(admin: OutboxAdmin): Promise<Family[]> {
-  const { types, workers, table, horizon } = await admin.stats()
+  const { types, workers, consumers, table, horizon } = await admin.stats()
   const states = ['ready', 'delayed', 'claimed', 'suspect'] as const
   const ofTypes = (value: (type: (typeof types)[number]) => number | undefined): Sample[] =>
     types.flatMap((type) => {
@@ -160,6 +160,16 @@ async function readGauges(admin: OutboxAdmin): Promise<Family[]> {
         labels({ presence }),
         alive.filter((worker) => worker.presence === presence).length,
       ]),
+    ),
+    gauge(
+      'outbox_log_lag_events',
+      'Events of the log that a consumer has not had; 100000 stands for that many or more',
+      consumers.map(({ name, lagEvents }) => [labels({ consumer: name }), lagEvents]),
+    ),
+    gauge(
+      'outbox_log_lag_seconds',
+      'Age of the oldest event of the log that a consumer has not had',
+      consumers.map(({ name, lagSeconds }) => [labels({ consumer: name }), lagSeconds]),
     ),
     gauge('outbox_table_dead_tuples', 'Rows of the table of events that are gone and not vacuumed', [['', table.deadTuples]]),
     gauge('outbox_horizon_age_seconds', 'Age of the oldest snapshot that keeps PostgreSQL from vacuuming; 0: there is none', [

@@ -1,3 +1,4 @@
+import type { LogProgress } from './log-progress.ts'
 import { type OutboxNames, quoteLiteral } from './names.ts'
 
 /** The outbox at one moment, as one statement saw it. */
@@ -6,6 +7,8 @@ export interface OutboxStats extends Watched {
   readonly at: Date
   readonly types: readonly TypeStats[]
   readonly workers: readonly WorkerStats[]
+  /** How far the consumers of the log are. */
+  readonly consumers: readonly LogProgress[]
 }
 
 /** Events of one type. Each event that is in the outbox counts in one of `ready`, `delayed`, `claimed`, `suspect`. */
@@ -177,12 +180,13 @@ interface Wire extends WireWatched {
   readonly workers: readonly (Omit<WorkerStats, 'id' | 'startedAt'> & { readonly id: string; readonly startedAt: number })[]
 }
 
-export function readStats(text: string): OutboxStats {
+export function readStats(text: string, consumers: readonly LogProgress[]): OutboxStats {
   const wire = JSON.parse(text) as Wire
   return {
     at: new Date(wire.at),
     types: wire.types.map((type) => ({ ...type, oldestMs: type.oldestMs ?? undefined })),
     workers: wire.workers.map((worker) => ({ ...worker, id: BigInt(worker.id), startedAt: new Date(worker.startedAt) })),
+    consumers,
     ...asWatched(wire),
   }
 }

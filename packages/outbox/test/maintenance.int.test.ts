@@ -2,7 +2,7 @@ import type { Logger } from '@common-handlers/core'
 import { describeWith, startPostgres } from '@common-handlers/testkit'
 import pg from 'pg'
 import { expect, it } from 'vitest'
-import { migrate, Outbox, OutboxAdmin } from '../src/index.ts'
+import { type HandlerContext, migrate, Outbox, OutboxAdmin } from '../src/index.ts'
 import { type Bloat, bloatOf, Maintenance, type MaintenanceOptions } from '../src/maintenance.ts'
 import { outboxNames } from '../src/names.ts'
 import { ownOutbox, until } from './own-outbox.ts'
@@ -79,7 +79,7 @@ describeWith(['postgres'], 'the maintenance of an outbox', ({ postgres }) => {
       handlers: {
         a: {
           effect,
-          handler: ({ fail }: { fail?: true }, { event }) => {
+          handler: ({ fail }: { fail?: true }, { event }: HandlerContext) => {
             if (fail === true && event.attempt === 1) throw new Error('once')
           },
         },

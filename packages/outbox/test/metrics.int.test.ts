@@ -29,6 +29,7 @@ describeWith(['postgres'], 'what an outbox tells', ({ postgres }) => {
           throw new Error('no')
         },
         quick: { effect: 'tx', handler: () => undefined },
+        told: { effect: 'log', consumer: 'projection', handler: () => undefined },
         slow: {
           needsDb: true,
           handler: async (_, { getRepository }) => {
@@ -47,8 +48,11 @@ describeWith(['postgres'], 'what an outbox tells', ({ postgres }) => {
       { type: 'unknown', payload: 1, key: 'k' },
       { type: 'unknown', payload: 2, key: 'k' },
     ])
+    await outbox.append(own.pool, { type: 'told', payload: 1 })
     await worker.start()
     await until(async () => (await own.one<number>('SELECT count(*)::int FROM outbox.event')) === 2)
+    await until(async () => (await metrics.render()).includes('outbox_handler_duration_seconds_count{type="told"} 1'))
+    await until(async () => (await metrics.render()).includes('lag_events{consumer="projection"} 0'))
     await until(async () => (await metrics.render()).includes('outcome="dead"'))
     await new OutboxAdmin({ pool: own.pool }).pause('later')
     const page = await metrics.render()
@@ -72,6 +76,7 @@ describeWith(['postgres'], 'what an outbox tells', ({ postgres }) => {
       'outbox_dead_letters{type="says \\"no\\"\\\\"} 1',
       'outbox_type_paused{type="later"} 1',
       'outbox_workers{presence="session"} 1',
+      'outbox_log_lag_events{consumer="projection"} 0',
     ])
       expect(lines).toContain(line)
     const { promtool } = await prometheusBinaries()
