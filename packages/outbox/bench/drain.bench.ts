@@ -23,6 +23,7 @@ const fewer: Readonly<Record<string, number>> = {
 const names = [
   'outbox tx',
   'outbox lease',
+  'outbox log',
   'graphile-worker',
   'pg-boss',
   ...(keys > 0 ? [] : ['pg-boss transactional', 'pg-transactional-outbox']),

@@ -56,7 +56,7 @@ const ours = (effect) => ({
     await migrate(pool)
     const outbox = new Outbox()
     for (let start = 0; start < count; start += 1000)
-      await outbox.enqueueMany(
+      await outbox[effect === 'log' ? 'appendMany' : 'enqueueMany'](
         pool,
         all
           .slice(start, start + 1000)
@@ -77,11 +77,16 @@ const ours = (effect) => ({
     const handler = (event, { signal }) => {
       if (!signal.aborted) seen.see(event)
     }
-    const worker = new OutboxWorker({ pool, batchSize: 500, maxParallel: 24, handlers: { bench: { effect, schema, handler } } })
+    const definition = { effect, schema, handler, ...(effect === 'log' ? { consumer: 'bench' } : {}) }
+    const worker = new OutboxWorker({ pool, batchSize: 500, maxParallel: 24, handlers: { bench: definition } })
     worker.on('settled', () => (settled += 1))
     await worker.start()
     await seen.done
-    await emptied('SELECT count(*)::int FROM outbox.event')
+    await emptied(
+      effect === 'log'
+        ? 'SELECT count(*)::int FROM outbox.log l, outbox.consumer c WHERE (l.xid, l.id) > (c.xid, c.position)'
+        : 'SELECT count(*)::int FROM outbox.event',
+    )
     return () => worker.stop()
   },
 })
@@ -89,6 +94,7 @@ const ours = (effect) => ({
 const systems = {
   'outbox tx': ours('tx'),
   'outbox lease': ours('lease'),
+  'outbox log': ours('log'),
   'graphile-worker': {
     async fill() {
       const { makeWorkerUtils } = await peer('graphile-worker')

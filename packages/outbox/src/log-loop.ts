@@ -66,6 +66,8 @@ interface Meta {
   readonly types: readonly string[]
   readonly xid: string
   readonly position: string
+  readonly attempts: number
+  readonly crashes: number
 }
 
 interface Dead {
@@ -90,6 +92,7 @@ interface Progress {
 
 const ERROR_PAUSE_MS = 250
 const FENCED_MS = 10
+const FAILED = 5
 const AT = 9
 
 /**
@@ -103,11 +106,11 @@ export class LogLoop {
   readonly #alarm = new Alarm()
   #client: PoolClient | undefined
   #current: RunContext | undefined
+  /** Of the last attempt. */
+  #durationMs: number | undefined
   #known = false
   #stopping = false
   /** A batch could not be committed: so many events run one by one. */
-  /** Of the last attempt. */
-  #durationMs: number | undefined
   #singles = 0
   #told = ''
   #pauseMs = 0
@@ -190,6 +193,8 @@ export class LogLoop {
         return meta.state
       }
       from = { xid: meta.xid, id: meta.position }
+      const [first] = rows
+      first?.splice(FAILED, 2, String(meta.attempts), String(meta.crashes))
       read = rows.map((row) => this.#read(row))
       this.#singles = Math.max(0, this.#singles - 1)
       this.#fencedMs = FENCED_MS
@@ -247,12 +252,12 @@ export class LogLoop {
 
   async #runOne(event: PendingEvent, handler: BoundHandler, savepoint: Savepoint): Promise<Outcome> {
     const { maxCrashes, backoff } = this.#context.options
+    this.#durationMs = undefined
     if (event.crashes >= maxCrashes)
       return { verdict: 'dead', reason: 'crash', error: `its worker died ${event.crashes} times while it ran alone` }
     savepoint.next()
     const context = new RunContext(event, handler, savepoint)
     this.#current = context
-    this.#durationMs = undefined
     const outcome = await this.#context.run(event, context)
     this.#durationMs = this.#context.durationOf(context)
     this.#current = undefined

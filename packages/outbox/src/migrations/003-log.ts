@@ -86,10 +86,11 @@ END $f$;
 -- read_log: locks the consumer until the caller's transaction ends, and gives the events after its position. Each
 -- statement has a snapshot of its own: the position is read behind the lock. Events of other types come without payload.
 -- No row is locked, so that a batch which writes nothing holds up no other consumer.
--- The last row has no id: its column \`at\` is JSON, with the position and why there is nothing else:
+-- The last row has no id: its column \`at\` is JSON, with the position, the attempts and crashes of the first event, and
+-- why there is nothing else:
 --   locked, gone, types (the consumer takes types that this worker does not know), waiting (for the next attempt),
---   noted (the worker before died: commit this and read again), alone (call again with p_alone), crashed (the events
---   run alone, and killed p_max_crashes workers), paused, fenced (what there is has older transactions beside it), end; or events
+--   noted (the worker before died: commit this and read again), alone (call again with p_alone), paused, fenced (what there
+--   is has older transactions beside it), end; or events
 CREATE FUNCTION ${s}.read_log(p_name text, p_worker bigint, p_types text[], p_limit int, p_alone boolean)
 RETURNS TABLE (
   id bigint, type text, payload text, headers text, key text, attempts int, crashes int, created_at double precision,
@@ -99,6 +100,8 @@ SET enable_seqscan = off SET enable_sort = off SET jit = off SET plan_cache_mode
 #variable_conflict use_column
 DECLARE
   c ${s}.consumer%ROWTYPE;
+  v_fence xid8;
+  v_limit int;
   v_paused text[];
   v_state text;
 BEGIN
@@ -126,21 +129,21 @@ BEGIN
     END IF;
   END IF;
   IF v_state IS NULL THEN
+    -- Later statements see no less than this one: of the transactions before the fence all is told.
+    v_fence := pg_snapshot_xmin(pg_current_snapshot());
+    v_limit := CASE WHEN c.suspects > 0 THEN 1 ELSE p_limit END;
     v_paused := array(SELECT p.type FROM ${s}.paused p WHERE p.type = ANY (c.types));
+    IF cardinality(v_paused) > 0 THEN
+      SELECT l.place - 1 INTO v_limit FROM (
+        SELECT type, row_number() OVER (ORDER BY xid, id) AS place FROM ${s}.log
+          WHERE (xid, id) > (c.xid, c.position) AND xid < v_fence ORDER BY xid, id LIMIT v_limit
+      ) l WHERE l.type = ANY (v_paused) ORDER BY l.place LIMIT 1;
+      v_limit := coalesce(v_limit, p_limit);
+    END IF;
     RETURN QUERY
-      SELECT r.id, r.type, CASE WHEN r.type = ANY (p_types) THEN r.payload::text END, r.headers::text, r.key,
-          CASE WHEN r.place = 1 THEN c.attempts ELSE 0 END, CASE WHEN r.place = 1 THEN c.crashes ELSE 0 END,
-          extract(epoch FROM r.created_at)::float8 * 1000, false, r.xid::text
-        FROM (
-          SELECT l.*, row_number() OVER w AS place, bool_or(l.type = ANY (v_paused)) OVER w AS barred
-            FROM (
-              SELECT * FROM ${s}.log
-                WHERE (xid, id) > (c.xid, c.position) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-                ORDER BY xid, id LIMIT CASE WHEN c.suspects > 0 THEN 1 ELSE p_limit END
-            ) l
-            WINDOW w AS (ORDER BY l.xid, l.id ROWS UNBOUNDED PRECEDING)
-        ) r
-        WHERE NOT r.barred ORDER BY r.xid, r.id;
+      SELECT l.id, l.type, CASE WHEN l.type = ANY (p_types) THEN l.payload::text END, l.headers::text, l.key, 0, 0,
+          date_part('epoch', l.created_at) * 1000, false, l.xid::text
+        FROM ${s}.log l WHERE (l.xid, l.id) > (c.xid, c.position) AND l.xid < v_fence ORDER BY l.xid, l.id LIMIT v_limit;
     v_state := CASE WHEN FOUND THEN 'events'
       WHEN NOT EXISTS (SELECT FROM ${s}.log WHERE (xid, id) > (c.xid, c.position)) THEN 'end'
       WHEN cardinality(v_paused) > 0 THEN 'paused' ELSE 'fenced' END;
@@ -148,7 +151,7 @@ BEGIN
   RETURN QUERY SELECT NULL::bigint, NULL, NULL, NULL, NULL, NULL::int, NULL::int, NULL::float8, NULL::boolean,
     json_build_object('state', v_state, 'waitMs', greatest(1, ceil(extract(epoch FROM c.retry_at - clock_timestamp()) * 1000)),
       'types', array(SELECT unnest(c.types) EXCEPT SELECT unnest(p_types)),
-      'xid', c.xid::text, 'position', c.position::text)::text;
+      'xid', c.xid::text, 'position', c.position::text, 'attempts', c.attempts, 'crashes', c.crashes)::text;
 END $f$;
 
 -- begin_log: notes that a worker is about to run events, outside of the transaction in which it does.
