@@ -2,9 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type CommandContext, formatCount, formatTable } from '@common-handlers/cli'
 import { ConfigError } from '@common-handlers/core'
 import { type Effect, migrate, Outbox, OutboxWorker } from '@common-handlers/outbox'
-import type pg from 'pg'
 import type { OutboxCliConfig } from './config.ts'
-import { openPool } from './database.ts'
+import { openPool, type Pool } from './database.ts'
 
 const BATCH = 1000
 
@@ -54,7 +53,7 @@ export async function bench(context: CommandContext<OutboxCliConfig>): Promise<v
   }
 }
 
-async function measure(pool: pg.Pool, step: string, events: number, work: () => Promise<void>): Promise<Measured> {
+async function measure(pool: Pool, step: string, events: number, work: () => Promise<void>): Promise<Measured> {
   const wal = async (): Promise<number> =>
     Number(
       (await pool.query<{ bytes: string }>(`SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') AS bytes`)).rows[0]?.bytes,
@@ -74,7 +73,7 @@ async function measure(pool: pg.Pool, step: string, events: number, work: () => 
   }
 }
 
-async function enqueue(pool: pg.Pool, schema: string, events: number, signal: AbortSignal): Promise<void> {
+async function enqueue(pool: Pool, schema: string, events: number, signal: AbortSignal): Promise<void> {
   const outbox = new Outbox({ schema })
   const payload = { text: 'x'.repeat(180) }
   for (let n = 0; n < events; n += BATCH) {
@@ -86,7 +85,7 @@ async function enqueue(pool: pg.Pool, schema: string, events: number, signal: Ab
   }
 }
 
-async function drain(pool: pg.Pool, schema: string, effect: Effect, signal: AbortSignal): Promise<void> {
+async function drain(pool: Pool, schema: string, effect: Effect, signal: AbortSignal): Promise<void> {
   const handlers = { bench: { effect, handler: () => undefined } }
   await using worker = new OutboxWorker({ pool, schema, handlers, batchSize: 500, maxParallel: 100 })
   await worker.start()

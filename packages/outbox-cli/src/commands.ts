@@ -13,9 +13,8 @@ import {
   type OutboxStats,
 } from '@common-handlers/outbox'
 import { dashboard as dashboardListener } from '@common-handlers/outbox/dashboard'
-import type pg from 'pg'
 import type { OutboxCliConfig } from './config.ts'
-import { openPool } from './database.ts'
+import { openPool, type Pool } from './database.ts'
 import { asCommandError } from './errors.ts'
 
 type Context = CommandContext<OutboxCliConfig>
@@ -49,7 +48,7 @@ export async function run(name: CommandName, context: Context): Promise<number |
 }
 
 const withPool =
-  (work: (context: Context, pool: pg.Pool) => Promise<number | undefined | void>): Work =>
+  (work: (context: Context, pool: Pool) => Promise<number | undefined | void>): Work =>
   async (context) => {
     const pool = openPool(context.config, context.options['url'], context.logger)
     try {

@@ -1,9 +1,11 @@
 import { ConfigError, type Logger, registerSecretValue } from '@common-handlers/core'
-import pg from 'pg'
+import pg, { type Pool } from 'pg'
 import { connectionUrl, type OutboxCliConfig } from './config.ts'
 
+export type { Pool } from 'pg'
+
 /** A pool for one command. Nothing is connected yet. @throws ConfigError `OUTBOX_CLI_URL_INVALID` */
-export function openPool(config: OutboxCliConfig, option: unknown, logger: Logger): pg.Pool {
+export function openPool(config: OutboxCliConfig, option: unknown, logger: Logger): Pool {
   const url = connectionUrl(config, option)?.expose()
   if (url !== undefined) {
     if (!URL.canParse(url) || !/^postgres(ql)?:/.test(url))

@@ -121,7 +121,7 @@ export class OutboxAdmin {
     this.#timeoutMs = options.timeoutMs ?? 30_000
   }
 
-  /** Reads the whole table of events: about 0.3 s for a million. */
+  /** Reads the whole table of events: about half a second for a million. */
   async stats(): Promise<OutboxStats> {
     return this.#transaction(async (client) => {
       const [[text] = []] = await textRows(client, statsText(this.#names))
@@ -165,7 +165,7 @@ export class OutboxAdmin {
     const rows = await this.#rows(
       `${WITH(this.#names)} SELECT b.key, b.id, b.type, b.because, ${MS('b.available_at')}, b.attempts, b.last_error,
           (SELECT count(*) - 1 FROM ${schema}.event n WHERE n.lane = b.lane AND n.key = b.key)
-        FROM (${BLOCKED(this.#names)}) b WHERE b.because IS NOT NULL ORDER BY 8 DESC, b.id LIMIT ${MAX_LIMIT}`,
+        FROM (${BLOCKED(this.#names)}) b ORDER BY 8 DESC, b.id LIMIT ${MAX_LIMIT}`,
     )
     return rows.map(([key, id, type, because, until, attempts, error, waiting]) => ({
       key: key ?? '',

@@ -106,14 +106,19 @@ const watched = ({ schema: s }: OutboxNames): string => `
       FROM pg_stat_all_tables t WHERE t.relid = ${quoteLiteral(`${s}.event`)}::regclass),
     'horizon', (SELECT row_to_json(h) FROM (${HORIZON}) h)`
 
-/** Heads of keys that may not run, with events behind them. \`because\` says what bars the way. */
+/** Heads of keys that may not run, with events behind them. `because` says what bars the way. */
 export const BLOCKED = ({ schema: s }: OutboxNames): string => `
-  SELECT h.*, CASE WHEN h.suspect THEN 'suspect'
-      WHEN h.available_at > clock_timestamp() THEN CASE WHEN h.attempts > 0 THEN 'retry' ELSE 'delayed' END
-      WHEN EXISTS (SELECT FROM ${s}.paused p WHERE p.type = h.type) THEN 'paused'
-      WHEN h.type NOT IN (SELECT unnest(k.types) FROM live k) THEN 'parked' END AS because
-    FROM (SELECT DISTINCT ON (e.lane, e.key) e.* FROM ${s}.event e WHERE e.lane IS NOT NULL ORDER BY e.lane, e.key, e.id) h
+  SELECT e.*, CASE WHEN e.suspect THEN 'suspect'
+      WHEN e.available_at > clock_timestamp() THEN CASE WHEN e.attempts > 0 THEN 'retry' ELSE 'delayed' END
+      WHEN EXISTS (SELECT FROM ${s}.paused p WHERE p.type = e.type) THEN 'paused' ELSE 'parked' END AS because
+    FROM (
+      SELECT e.lane, e.key, min(e.id) AS id FROM ${s}.event e
+        WHERE e.lane IS NOT NULL AND (e.suspect OR e.available_at > clock_timestamp()
+          OR e.type IN (SELECT p.type FROM ${s}.paused p) OR e.type NOT IN (SELECT unnest(k.types) FROM live k))
+        GROUP BY e.lane, e.key
+    ) h JOIN ${s}.event e ON e.id = h.id
     WHERE h.id NOT IN (SELECT c.id FROM claimed c)
+      AND NOT EXISTS (SELECT FROM ${s}.event p WHERE p.lane = h.lane AND p.key = h.key AND p.id < h.id)
       AND EXISTS (SELECT FROM ${s}.event n WHERE n.lane = h.lane AND n.key = h.key AND n.id > h.id)`
 
 /** What statements of this kind begin with. */
@@ -128,7 +133,7 @@ export const STATE = `CASE WHEN e.id IN (SELECT c.id FROM claimed c) THEN 'claim
 export const statsText = (names: OutboxNames): string => {
   const { schema: s } = names
   return `${WITH(names)},
-  blocked AS (SELECT b.type, count(*) AS n FROM (${BLOCKED(names)}) b WHERE b.because IS NOT NULL GROUP BY b.type),
+  blocked AS (SELECT b.type, count(*) AS n FROM (${BLOCKED(names)}) b GROUP BY b.type),
   counted AS (
     SELECT e.type, count(*) FILTER (WHERE e.state = 'ready') AS ready, count(*) FILTER (WHERE e.state = 'delayed') AS delayed,
         count(*) FILTER (WHERE e.state = 'claimed') AS claimed, count(*) FILTER (WHERE e.state = 'suspect') AS suspect,

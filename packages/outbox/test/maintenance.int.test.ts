@@ -147,6 +147,33 @@ describeWith(['postgres'], 'the maintenance of an outbox', ({ postgres }) => {
     await own.pool.query('TRUNCATE outbox.archive')
   })
 
+  it('needs no right to make tables', async () => {
+    const role = `worker_${process.pid}`
+    await own.pool.query(`CREATE ROLE ${role} LOGIN PASSWORD 'weak'; GRANT USAGE ON SCHEMA outbox TO ${role};
+      GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA outbox TO ${role}; GRANT USAGE ON ALL SEQUENCES IN SCHEMA outbox TO ${role}`)
+    const { host, port, database } = own.address
+    const pool = new pg.Pool({ host, port, database, user: role, password: 'weak', max: 5 })
+    try {
+      await new OutboxAdmin({ pool }).setPolicy({ archiveDays: 1, deadLetterDays: 1 })
+      await newRound()
+      const round = maintenance({ pool })
+      await round.round()
+      expect(round.lines).toEqual([])
+      const worker = own.worker({ pool, handlers: { a: () => undefined, b: { effect: 'tx', handler: () => undefined } } })
+      await worker.start()
+      await new Outbox().enqueueMany(
+        pool,
+        ['a', 'b'].map((type) => ({ type, payload: 1 })),
+      )
+      await until(async () => (await own.one<number>('SELECT count(*)::int FROM outbox.archive')) === 2)
+      await worker.stop()
+    } finally {
+      await pool.end()
+      await admin().setPolicy({ archiveDays: undefined, deadLetterDays: undefined })
+      await own.pool.query(`TRUNCATE outbox.archive; DROP OWNED BY ${role}; DROP ROLE ${role}`)
+    }
+  })
+
   it('names who keeps rows from being vacuumed, and never what they asked for', async () => {
     const { host, port, user, password, database } = own.address
     const holder = new pg.Client({ host, port, user, password, database, application_name: 'forgotten report' })

@@ -34,6 +34,9 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/duckdb-handler': '@duckdb/node-api',
 }
 
+  'packages/outbox-cli': 'pg',
+  'packages/connections': 'undici',
+  'packages/connectors/sqlite': 'node:sqlite',
 interface PackageJson {
   readonly name: string
   readonly version: string
