@@ -32,11 +32,9 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/postgres-handler': 'pg',
   'packages/trino-handler': 'undici',
   'packages/duckdb-handler': '@duckdb/node-api',
+  'packages/outbox-cli': 'pg',
 }
 
-  'packages/outbox-cli': 'pg',
-  'packages/connections': 'undici',
-  'packages/connectors/sqlite': 'node:sqlite',
 interface PackageJson {
   readonly name: string
   readonly version: string
