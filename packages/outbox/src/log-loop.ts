@@ -46,16 +46,18 @@ export function logConsumers(handlers: readonly BoundHandler[]): {
   return { consumers: [...consumers.values()], redriven }
 }
 
-/** How far a consumer is: an event's place in the order of commits. */
+/** How far a consumer is, as the database writes it. */
 interface Position {
-  readonly xid: string
-  readonly id: string
+  readonly since: string
+  readonly until: string
+  readonly position: string
+  readonly last: string
 }
 
 /** An event that was read; `undefined`: of a type that this consumer does not take. */
 interface Read {
   readonly event: PendingEvent | undefined
-  readonly at: Position
+  readonly id: string
 }
 
 /** What the last row of an answer says. */
@@ -64,27 +66,31 @@ interface Meta {
   readonly waitMs: number | null
   /** Those that the consumer takes and this worker does not know. */
   readonly types: readonly string[]
-  readonly xid: string
-  readonly position: string
+  /** Where it was, and is until a batch is committed. */
+  readonly read: Pick<Position, 'until' | 'position'>
+  /** What is read now. */
+  readonly generation: Position
   readonly attempts: number
   readonly crashes: number
 }
 
 interface Dead {
-  readonly at: Position
+  readonly id: bigint
   readonly attempts: number
+  readonly crashes: number
   readonly reason: string
   readonly error: string
 }
 
 /** Where a batch got to. */
 interface Progress {
-  to: Position
+  /** The last event that is over. */
+  position: string
   /** So many events are over. */
   over: number
   readonly dead: Dead[]
   readonly settled: { readonly event: PendingEvent; readonly outcome: Outcome; readonly durationMs: number | undefined }[]
-  /** The event after `to` failed. */
+  /** The event after it failed. */
   failure: NotDone | undefined
   /** A handler was left behind: the transaction is given up. */
   abandoned: boolean
@@ -93,10 +99,10 @@ interface Progress {
 const ERROR_PAUSE_MS = 250
 const FENCED_MS = 10
 const FAILED = 5
-const AT = 9
+const META = 9
 
 /**
- * Runs the events of the log for one consumer, in the order of commits: a batch, what its handlers write and the consumer's
+ * Runs the events of the log for one consumer, in order: a batch, what its handlers write and the consumer's
  * new position are one commit. Of all workers one reads at a time.
  */
 export class LogLoop {
@@ -170,29 +176,28 @@ export class LogLoop {
     const { presence, names } = this.#context
     const { name } = this.#consumer
     let read: readonly Read[] = []
-    let from: Position | undefined
+    let from: Meta | undefined
     try {
       await presence.ready()
       await this.#register()
       const client = await this.#connected()
       const limit = this.#singles > 0 ? 1 : this.#context.options.batchSize
-      await client.query(
-        `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)}`,
-      )
-      const rows = await textRows(client, `SELECT * FROM ${names.schema}.read_log($1, $2, $3, $4, $5)`, [
+      await client.query('BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0')
+      const rows = await textRows(client, `SELECT * FROM ${names.schema}.read_log($1, $2, $3, $4, $5, $6)`, [
         name,
         presence.id,
         this.#types,
         limit,
         alone,
+        Math.trunc(this.#context.queryTimeoutMs),
       ])
-      const meta = JSON.parse(rows.pop()?.[AT] ?? '') as Meta
+      const meta = JSON.parse(rows.pop()?.[META] ?? '') as Meta
       if (meta.state !== 'events') {
         await client.query('COMMIT')
         this.#wait(meta)
         return meta.state
       }
-      from = { xid: meta.xid, id: meta.position }
+      from = meta
       const [first] = rows
       first?.splice(FAILED, 2, String(meta.attempts), String(meta.crashes))
       read = rows.map((row) => this.#read(row))
@@ -225,11 +230,18 @@ export class LogLoop {
     }
   }
 
-  async #runAll(client: PoolClient, from: Position, read: readonly Read[]): Promise<Progress> {
+  async #runAll(client: PoolClient, from: Meta, read: readonly Read[]): Promise<Progress> {
     const { handlers } = this.#consumer
     const savepoint = new Savepoint(client, this.#context.schema)
-    const progress: Progress = { to: from, over: 0, dead: [], settled: [], failure: undefined, abandoned: false }
-    for (const { event, at } of read) {
+    const progress: Progress = {
+      position: from.generation.position,
+      over: 0,
+      dead: [],
+      settled: [],
+      failure: undefined,
+      abandoned: false,
+    }
+    for (const { event, id } of read) {
       const handler = event === undefined ? undefined : handlers.get(event.type)
       if (event !== undefined && handler !== undefined) {
         if (this.#stopping) break
@@ -242,9 +254,9 @@ export class LogLoop {
           progress.failure = outcome
           break
         }
-        if (outcome.verdict === 'dead') progress.dead.push(deadOf(event, at, outcome))
+        if (outcome.verdict === 'dead') progress.dead.push(deadOf(event, outcome))
       }
-      progress.to = at
+      progress.position = id
       progress.over += 1
     }
     return progress
@@ -269,7 +281,7 @@ export class LogLoop {
   }
 
   /** A transaction was given up. One event: its attempt failed. More: they run again, one by one. */
-  async #afterBreak(from: Position, read: readonly Read[], failure: NotDone | undefined): Promise<void> {
+  async #afterBreak(from: Meta, read: readonly Read[], failure: NotDone | undefined): Promise<void> {
     const { presence } = this.#context
     if (read.length > 1) this.#singles = read.length
     const [only] = read
@@ -282,13 +294,13 @@ export class LogLoop {
       failure.verdict === 'release'
     )
       return await this.#note(undefined)
-    const { event, at } = only
+    const { event, id } = only
     const outcome = withLimit(failure, event, handler, this.#context.options.backoff)
     const over = outcome.verdict !== 'retry'
     const progress: Progress = {
-      to: over ? at : from,
+      position: over ? id : from.generation.position,
       over: over ? 1 : 0,
-      dead: outcome.verdict === 'dead' ? [deadOf(event, at, outcome)] : [],
+      dead: outcome.verdict === 'dead' ? [deadOf(event, outcome)] : [],
       settled: [],
       failure: over ? undefined : outcome,
       abandoned: false,
@@ -298,17 +310,15 @@ export class LogLoop {
   }
 
   #endText(): string {
-    return `SELECT ${this.#context.names.schema}.end_log($1, $2::text::xid8, $3, $4::text::xid8, $5, $6, $7, $8, $9)`
+    return `SELECT ${this.#context.names.schema}.end_log($1, $2, $3, $4, $5, $6, $7)`
   }
 
-  #endValues(from: Position, { to, over, dead, failure }: Progress): unknown[] {
-    const json = dead.map(({ at, ...rest }) => `{"xid":"${at.xid}","id":${at.id},${asJson(rest).slice(1)}`)
+  #endValues({ read, generation }: Meta, { position, over, dead, failure }: Progress): unknown[] {
+    const json = dead.map(({ id, ...rest }) => `{"id":${id},${asJson(rest).slice(1)}`)
     return [
       this.#consumer.name,
-      from.xid,
-      from.id,
-      to.xid,
-      to.id,
+      asJson(read),
+      asJson({ ...generation, position }),
       over,
       dead.length === 0 ? null : `[${json.join(',')}]`,
       failure?.delay ?? null,
@@ -357,7 +367,7 @@ export class LogLoop {
   #read(row: readonly (string | null)[]): Read {
     const [id, type, payload] = row
     const known = payload !== null && this.#consumer.handlers.has(type ?? '')
-    return { event: known ? readPending(row) : undefined, at: { xid: row[AT] ?? '0', id: id ?? '0' } }
+    return { event: known ? readPending(row) : undefined, id: id ?? '0' }
   }
 
   #drop(): void {
@@ -374,9 +384,10 @@ export class LogLoop {
   }
 }
 
-function deadOf(event: PendingEvent, at: Position, outcome: NotDone): Dead {
+function deadOf(event: PendingEvent, outcome: NotDone): Dead {
+  const { id, failed: before, crashes } = event
   const tried = outcome.reason === 'attempts' || outcome.reason === 'verdict'
-  return { at, attempts: event.failed + (tried ? 1 : 0), reason: outcome.reason ?? 'verdict', error: outcome.error ?? '' }
+  return { id, attempts: before + (tried ? 1 : 0), crashes, reason: outcome.reason ?? 'verdict', error: outcome.error ?? '' }
 }
 
 function invalid(type: string, message: string): ConfigError {

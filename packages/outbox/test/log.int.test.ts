@@ -128,6 +128,24 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
     await until(async () => (await consumed()) && (await logProgress(own.pool))[0]?.heldBackBy === undefined)
   })
 
+  it('puts an event behind those that were committed when it was appended, however old its transaction is', async () => {
+    const seen: unknown[] = []
+    const handlers = { w: { effect: 'log', consumer: 'a', handler: (payload: unknown) => void seen.push(payload) } } as const
+    const [old, other] = [await own.pool.connect(), await own.pool.connect()]
+    await old.query('BEGIN')
+    // It has its place among the transactions from here on.
+    await old.query(`INSERT INTO effect (payload) VALUES ('0')`)
+    await outbox.append(other, { type: 'w', payload: 'created' })
+    await outbox.append(old, { type: 'w', payload: 'changed' })
+    await own.worker({ handlers, pollInterval: 50 }).start()
+    await until(async () => (await logProgress(own.pool))[0]?.fencedEvents === 1)
+    await old.query('COMMIT')
+    await until(() => seen.length === 2)
+    expect(seen).toEqual(['created', 'changed'])
+    old.release()
+    other.release()
+  })
+
   it('stops at an event that fails, tries it again, and goes on when it is a dead letter, which can be redriven', async () => {
     const seen: string[] = []
     let fail = true
@@ -269,15 +287,15 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
     const die = async (alone: boolean, expected: string): Promise<void> => {
       const client: pg.PoolClient = await own.pool.connect()
       await client.query('BEGIN')
-      const read = async (): Promise<{ id: string | null; at: string; payload: string | null }[]> =>
+      const read = async (): Promise<{ id: string | null; meta: string; payload: string | null }[]> =>
         (
-          await client.query(`SELECT id, at, payload FROM outbox.read_log('a', $1, '{w}', 100, $2)`, [
+          await client.query(`SELECT id, meta, payload FROM outbox.read_log('a', $1, '{w}', 100, $2, 10000)`, [
             -Math.ceil(Math.random() * 1e9),
             alone,
           ])
         ).rows
       let rows = await read()
-      if (rows[0]?.at.includes('"noted"')) {
+      if (rows[0]?.id === null && rows[0].meta.includes('"noted"')) {
         await client.query('COMMIT; BEGIN')
         rows = await read()
       }

@@ -19,10 +19,11 @@ CREATE TABLE ${s}.log (
   key        text,
   payload    json NOT NULL,
   headers    json,
-  PRIMARY KEY (xid, id, slot)
+  PRIMARY KEY (id, slot)
 ) PARTITION BY LIST (slot);
 ${slots.map((slot) => `CREATE TABLE ${s}.log_${slot} PARTITION OF ${s}.log FOR VALUES IN (${slot});`).join('\n')}
-COMMENT ON TABLE ${s}.log IS 'Events that each consumer reads for itself, in the order of (xid, id). Rows are never updated or deleted: tables of the ring are emptied';
+CREATE INDEX log_xid ON ${s}.log (xid, id);
+COMMENT ON TABLE ${s}.log IS 'Events that each consumer reads for itself. Rows are never updated or deleted: tables of the ring are emptied';
 
 CREATE TABLE ${s}.log_slot (
   slot      smallint PRIMARY KEY,
@@ -36,8 +37,10 @@ CREATE TABLE ${s}.consumer (
   id           int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   name         text NOT NULL UNIQUE CHECK (name <> ''),
   types        text[] NOT NULL,
-  xid          xid8 NOT NULL,
-  position     bigint NOT NULL,
+  since        xid8 NOT NULL,
+  until        xid8 NOT NULL,
+  position     bigint NOT NULL DEFAULT 0,
+  last         bigint NOT NULL DEFAULT 0,
   attempts     smallint NOT NULL DEFAULT 0,
   crashes      smallint NOT NULL DEFAULT 0,
   retry_at     timestamptz,
@@ -48,7 +51,10 @@ CREATE TABLE ${s}.consumer (
   created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
   moved_at     timestamptz
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
-COMMENT ON COLUMN ${s}.consumer.position IS 'With xid: the last event that is over';
+COMMENT ON COLUMN ${s}.consumer.since IS 'It reads the events of the transactions from this one on, in the order of their ids';
+COMMENT ON COLUMN ${s}.consumer.until IS 'Before this one: all of them were over when it was drawn';
+COMMENT ON COLUMN ${s}.consumer.position IS 'Of these events, the last one that is over';
+COMMENT ON COLUMN ${s}.consumer.last IS 'Of these events, the last one';
 COMMENT ON COLUMN ${s}.consumer.attempts IS 'Failed attempts of the event after the position, which holds the others up';
 COMMENT ON COLUMN ${s}.consumer.begun_by IS 'The worker that has begun a batch: still there when another one comes, it died or lost its connection';
 COMMENT ON COLUMN ${s}.consumer.suspects IS 'So many events run alone: one of them may have killed a worker';
@@ -77,8 +83,8 @@ END $f$;
 -- The types of one that is there are added to.
 CREATE FUNCTION ${s}.add_consumer(p_name text, p_types text[], p_start text) RETURNS void LANGUAGE plpgsql AS $f$
 BEGIN
-  INSERT INTO ${s}.consumer AS c (name, types, xid, position)
-    SELECT p_name, p_types, CASE WHEN p_start = 'end' THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE '0' END, 0
+  INSERT INTO ${s}.consumer AS c (name, types, since, until)
+    SELECT p_name, p_types, x, x FROM (SELECT CASE WHEN p_start = 'end' THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE '0' END) v (x)
     ON CONFLICT (name) DO UPDATE SET types = c.types || array(SELECT unnest(p_types) EXCEPT SELECT unnest(c.types))
       WHERE NOT p_types <@ c.types;
 END $f$;
@@ -86,22 +92,30 @@ END $f$;
 -- read_log: locks the consumer until the caller's transaction ends, and gives the events after its position. Each
 -- statement has a snapshot of its own: the position is read behind the lock. Events of other types come without payload.
 -- No row is locked, so that a batch which writes nothing holds up no other consumer.
--- The last row has no id: its column \`at\` is JSON, with the position, the attempts and crashes of the first event, and
+-- A generation is what the transactions wrote that came to their end while the one before was read: those between two fences,
+-- each the oldest transaction that ran at its time. Within it events go by their ids. An event that was appended after
+-- another one had been committed comes after it: in a later generation, or with a greater id.
+-- The statements that follow in the transaction have p_timeout ms each; this one may take longer, for a large generation.
+-- The last row has no id: its column meta is JSON, with the position, the attempts and crashes of the first event, and
 -- why there is nothing else:
 --   locked, gone, types (the consumer takes types that this worker does not know), waiting (for the next attempt),
 --   noted (the worker before died: commit this and read again), alone (call again with p_alone), paused, fenced (what there
 --   is has older transactions beside it), end; or events
-CREATE FUNCTION ${s}.read_log(p_name text, p_worker bigint, p_types text[], p_limit int, p_alone boolean)
+CREATE FUNCTION ${s}.read_log(p_name text, p_worker bigint, p_types text[], p_limit int, p_alone boolean, p_timeout int)
 RETURNS TABLE (
   id bigint, type text, payload text, headers text, key text, attempts int, crashes int, created_at double precision,
-  expired boolean, at text
+  expired boolean, meta text
 ) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $f$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $f$
 #variable_conflict use_column
 DECLARE
   c ${s}.consumer%ROWTYPE;
-  v_fence xid8;
+  v_since xid8;
+  v_until xid8;
+  v_position bigint;
+  v_last bigint;
   v_limit int;
+  v_before int;
   v_paused text[];
   v_state text;
 BEGIN
@@ -113,8 +127,8 @@ BEGIN
   END IF;
   IF v_state IS NULL THEN
     SELECT * INTO c FROM ${s}.consumer WHERE name = p_name;
-    IF c.xid > pg_snapshot_xmax(pg_current_snapshot()) THEN
-      RAISE EXCEPTION 'the position of the consumer % is of another server: transaction % is yet to come here', p_name, c.xid;
+    IF c.until > pg_snapshot_xmax(pg_current_snapshot()) THEN
+      RAISE EXCEPTION 'the position of the consumer % is of another server: transaction % is yet to come here', p_name, c.until;
     END IF;
     IF NOT c.types <@ p_types THEN
       v_state := 'types';
@@ -129,29 +143,44 @@ BEGIN
     END IF;
   END IF;
   IF v_state IS NULL THEN
-    -- Later statements see no less than this one: of the transactions before the fence all is told.
-    v_fence := pg_snapshot_xmin(pg_current_snapshot());
+    v_since := c.since;
+    v_until := c.until;
+    v_position := c.position;
+    v_last := c.last;
+    IF v_position >= v_last THEN
+      -- Later statements see no less than this one: all is told of the transactions before the fence.
+      v_since := c.until;
+      v_until := pg_snapshot_xmin(pg_current_snapshot());
+      -- By the index of xid: the planner must not look for them by their ids.
+      SELECT min(l.id + 0) - 1, max(l.id + 0) INTO v_position, v_last FROM ${s}.log l WHERE l.xid >= v_since AND l.xid < v_until;
+    END IF;
+    IF v_last IS NULL THEN
+      v_state := CASE WHEN EXISTS (SELECT FROM ${s}.log l WHERE l.xid >= v_until) THEN 'fenced' ELSE 'end' END;
+    END IF;
+  END IF;
+  IF v_state IS NULL THEN
     v_limit := CASE WHEN c.suspects > 0 THEN 1 ELSE p_limit END;
     v_paused := array(SELECT p.type FROM ${s}.paused p WHERE p.type = ANY (c.types));
     IF cardinality(v_paused) > 0 THEN
-      SELECT l.place - 1 INTO v_limit FROM (
-        SELECT type, row_number() OVER (ORDER BY xid, id) AS place FROM ${s}.log
-          WHERE (xid, id) > (c.xid, c.position) AND xid < v_fence ORDER BY xid, id LIMIT v_limit
+      SELECT l.place - 1 INTO v_before FROM (
+        SELECT g.type, row_number() OVER (ORDER BY g.id) AS place FROM ${s}.log g
+          WHERE g.id > v_position AND g.id <= v_last AND g.xid >= v_since AND g.xid < v_until ORDER BY g.id LIMIT v_limit
       ) l WHERE l.type = ANY (v_paused) ORDER BY l.place LIMIT 1;
-      v_limit := coalesce(v_limit, p_limit);
     END IF;
     RETURN QUERY
       SELECT l.id, l.type, CASE WHEN l.type = ANY (p_types) THEN l.payload::text END, l.headers::text, l.key, 0, 0,
-          date_part('epoch', l.created_at) * 1000, false, l.xid::text
-        FROM ${s}.log l WHERE (l.xid, l.id) > (c.xid, c.position) AND l.xid < v_fence ORDER BY l.xid, l.id LIMIT v_limit;
-    v_state := CASE WHEN FOUND THEN 'events'
-      WHEN NOT EXISTS (SELECT FROM ${s}.log WHERE (xid, id) > (c.xid, c.position)) THEN 'end'
-      WHEN cardinality(v_paused) > 0 THEN 'paused' ELSE 'fenced' END;
+          date_part('epoch', l.created_at) * 1000, false, NULL
+        FROM ${s}.log l WHERE l.id > v_position AND l.id <= v_last AND l.xid >= v_since AND l.xid < v_until
+        ORDER BY l.id LIMIT least(v_limit, v_before);
+    v_state := CASE WHEN FOUND THEN 'events' ELSE 'paused' END;
   END IF;
+  PERFORM set_config('statement_timeout', p_timeout::text, true);
   RETURN QUERY SELECT NULL::bigint, NULL, NULL, NULL, NULL, NULL::int, NULL::int, NULL::float8, NULL::boolean,
     json_build_object('state', v_state, 'waitMs', greatest(1, ceil(extract(epoch FROM c.retry_at - clock_timestamp()) * 1000)),
       'types', array(SELECT unnest(c.types) EXCEPT SELECT unnest(p_types)),
-      'xid', c.xid::text, 'position', c.position::text, 'attempts', c.attempts, 'crashes', c.crashes)::text;
+      'read', json_build_object('until', c.until::text, 'position', c.position::text),
+      'generation', json_build_object('since', v_since::text, 'until', v_until::text, 'position', v_position::text, 'last', v_last::text),
+      'attempts', c.attempts, 'crashes', c.crashes)::text;
 END $f$;
 
 -- begin_log: notes that a worker is about to run events, outside of the transaction in which it does.
@@ -161,30 +190,30 @@ BEGIN
   UPDATE ${s}.consumer SET begun_by = p_worker, begun_events = p_events WHERE name = p_name;
 END $f$;
 
--- end_log: moves a consumer on, or notes that the event after its position failed (p_delay). False: it is not where the
--- caller thinks, and nothing was done.
---   p_dead: [{ xid, id, attempts, reason, error }]
-CREATE FUNCTION ${s}.end_log(
-  p_name text, p_from_xid xid8, p_from bigint, p_to_xid xid8, p_to bigint, p_events int, p_dead json, p_delay float8, p_error text
-) RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $f$
-DECLARE v_moved boolean := (p_from_xid, p_from) <> (p_to_xid, p_to);
+-- end_log: moves a consumer on by p_events, or notes that the event after its position failed (p_delay). False: it is not
+-- where p_read says, and nothing was done.
+--   p_read: { until, position }; p_now: { since, until, position, last }; p_dead: [{ id, attempts, reason, error }]
+CREATE FUNCTION ${s}.end_log(p_name text, p_read json, p_now json, p_events int, p_dead json, p_delay float8, p_error text)
+RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $f$
 BEGIN
   UPDATE ${s}.consumer c SET
-      xid = p_to_xid, position = p_to, begun_by = NULL,
-      moved_at = CASE WHEN v_moved THEN clock_timestamp() ELSE moved_at END,
-      attempts = least(CASE WHEN v_moved THEN 0 ELSE attempts END + (p_delay IS NOT NULL)::int, 32767),
-      crashes = CASE WHEN v_moved THEN 0 ELSE crashes END,
+      since = (p_now ->> 'since')::xid8, until = (p_now ->> 'until')::xid8,
+      position = (p_now ->> 'position')::bigint, last = (p_now ->> 'last')::bigint,
+      begun_by = NULL,
+      moved_at = CASE WHEN p_events > 0 THEN clock_timestamp() ELSE moved_at END,
+      attempts = least(CASE WHEN p_events > 0 THEN 0 ELSE attempts END + (p_delay IS NOT NULL)::int, 32767),
+      crashes = CASE WHEN p_events > 0 THEN 0 ELSE crashes END,
       suspects = greatest(suspects - p_events, 0),
       retry_at = clock_timestamp() + p_delay * interval '1 ms',
       last_error = p_error
-    WHERE c.name = p_name AND (c.xid, c.position) = (p_from_xid, p_from);
+    WHERE c.name = p_name AND c.until = (p_read ->> 'until')::xid8 AND c.position = (p_read ->> 'position')::bigint;
   IF NOT FOUND THEN RETURN false; END IF;
   IF p_dead IS NOT NULL THEN
     INSERT INTO ${s}.dead_letter (id, created_at, attempts, crashes, priority, reason, type, key, payload, headers, error)
-      SELECT nextval(pg_get_serial_sequence(${quoteLiteral(`${s}.event`)}, 'id')), l.created_at, d.attempts, 0, 0, d.reason,
+      SELECT nextval(pg_get_serial_sequence(${quoteLiteral(`${s}.event`)}, 'id')), l.created_at, d.attempts, d.crashes, 0, d.reason,
           l.type || '@' || p_name, l.key, l.payload, l.headers, d.error
-        FROM json_to_recordset(p_dead) AS d (xid xid8, id bigint, attempts smallint, reason text, error text)
-          JOIN ${s}.log l ON l.xid = d.xid AND l.id = d.id;
+        FROM json_to_recordset(p_dead) AS d (id bigint, attempts smallint, crashes smallint, reason text, error text)
+          JOIN ${s}.log l ON l.id = d.id;
   END IF;
   RETURN true;
 END $f$;
@@ -209,9 +238,10 @@ BEGIN
       -- Behind this lock nobody writes here any more, and what was written is committed.
       v_table := ${quoteLiteral(`${s}.log_`)} || v_slot.slot;
       EXECUTE 'LOCK TABLE ' || v_table || ' IN ACCESS EXCLUSIVE MODE';
-      FOR v_consumer IN SELECT c.xid, c.position FROM ${s}.consumer c LOOP
-        EXECUTE 'SELECT EXISTS (SELECT FROM ' || v_table || ' WHERE (xid, id) > ($1, $2))'
-          INTO v_unread USING v_consumer.xid, v_consumer.position;
+      FOR v_consumer IN SELECT * FROM ${s}.consumer LOOP
+        EXECUTE 'SELECT EXISTS (SELECT FROM ' || v_table || ' WHERE xid >= $2)
+            OR EXISTS (SELECT FROM ' || v_table || ' WHERE id > $3 AND id <= $4 AND xid >= $1 AND xid < $2)'
+          INTO v_unread USING v_consumer.since, v_consumer.until, v_consumer.position, v_consumer.last;
         EXIT WHEN v_unread;
       END LOOP;
       CONTINUE WHEN v_unread;
@@ -236,19 +266,20 @@ CREATE FUNCTION ${s}.log_progress() RETURNS TABLE (
   name text, types json, lag int, lag_seconds float8, fenced int, held_back_by text, attempts int, retry_at float8, last_error text,
   moved_at float8
 ) LANGUAGE sql STABLE SET enable_seqscan = off SET jit = off AS $f$
-  SELECT c.name, to_json(c.types), b.lag, coalesce(extract(epoch FROM clock_timestamp() - o.created_at), 0)::float8, b.fenced,
+  SELECT c.name, to_json(c.types), b.lag, coalesce(extract(epoch FROM clock_timestamp() - b.oldest), 0)::float8, b.fenced,
       CASE WHEN b.fenced > 0 THEN h.holder END, c.attempts::int, extract(epoch FROM c.retry_at)::float8 * 1000, c.last_error,
       extract(epoch FROM c.moved_at)::float8 * 1000
     FROM ${s}.consumer c
       CROSS JOIN LATERAL (
-        SELECT count(*)::int AS lag, (count(*) FILTER (WHERE l.xid >= pg_snapshot_xmin(pg_current_snapshot())))::int AS fenced
+        SELECT least(count(*), 100000)::int AS lag, (count(*) FILTER (WHERE u.xid >= pg_snapshot_xmin(pg_current_snapshot())))::int AS fenced,
+            min(u.created_at) AS oldest
           FROM (
-            SELECT xid FROM ${s}.log WHERE (xid, id) > (c.xid, c.position) ORDER BY xid DESC, id DESC LIMIT 100000
-          ) l
+            (SELECT l.xid, l.created_at FROM ${s}.log l
+              WHERE l.id > c.position AND l.id <= c.last AND l.xid >= c.since AND l.xid < c.until ORDER BY l.id LIMIT 100000)
+            UNION ALL
+            (SELECT l.xid, l.created_at FROM ${s}.log l WHERE l.xid >= c.until ORDER BY l.xid LIMIT 100000)
+          ) u
       ) b
-      LEFT JOIN LATERAL (
-        SELECT l.created_at FROM ${s}.log l WHERE (l.xid, l.id) > (c.xid, c.position) ORDER BY l.xid, l.id LIMIT 1
-      ) o ON true
       LEFT JOIN LATERAL (
         SELECT coalesce(k.pid::text, 'prepared') AS holder FROM pg_locks k
           WHERE k.locktype = 'transactionid' AND k.granted AND k.mode = 'ExclusiveLock'
