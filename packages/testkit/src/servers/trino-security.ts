@@ -2,6 +2,7 @@ import { pbkdf2Sync, randomBytes, randomUUID } from 'node:crypto'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { runClient } from '../provision/package-clients.ts'
+import { serverCertificate } from './certificates.ts'
 import type { Properties } from './trino-settings.ts'
 
 /** How to get in where Trino asks who it is; see `secure` of startTrino. */
@@ -36,43 +37,28 @@ const certificateUser = 'certificate-user'
 export async function securitySettings(folder: string, port: number): Promise<SecuritySettings> {
   await mkdir(folder, { recursive: true })
   const at = (name: string): string => join(folder, name)
-  const read = (name: string): Promise<string> => readFile(at(name), 'utf8')
-  const certificate = (name: string, subject: string, ...more: string[]): Promise<string> =>
-    runClient('openssl', [
-      ...'req -x509 -newkey rsa:2048 -nodes -days 2'.split(' '),
-      '-subj',
-      `/CN=${subject}`,
-      '-keyout',
-      at(`${name}.key`),
-      '-out',
-      at(`${name}.pem`),
-      ...more,
-    ])
-  const signed = ['-CA', at('ca.pem'), '-CAkey', at('ca.key'), '-addext', 'basicConstraints=critical,CA:FALSE']
-  await certificate('ca', 'testkit authority')
-  await certificate('server', 'localhost', ...signed, '-addext', 'subjectAltName=IP:127.0.0.1,DNS:localhost')
-  await certificate('client', certificateUser, ...signed)
+  const { caCert, caFile, bothFile, sign } = await serverCertificate(folder)
+  const client = await sign('client', certificateUser)
   await runClient('openssl', ['genpkey', '-algorithm', 'RSA', '-out', at('jwt.key')])
   await runClient('openssl', ['pkey', '-in', at('jwt.key'), '-pubout', '-out', at('jwt.pub')])
-  await writeFile(at('keystore.pem'), `${await read('server.key')}\n${await read('server.pem')}`, { mode: 0o600 })
   const setPasswords = (passwords: Readonly<Record<string, string>>): Promise<void> =>
     writeFile(at('passwords'), Object.entries(passwords).map(passwordLine).join(''), { mode: 0o600 })
   await setPasswords({})
   return {
     security: {
       url: `https://127.0.0.1:${port}`,
-      caCert: await read('ca.pem'),
-      jwtKey: await read('jwt.key'),
-      clientCert: await read('client.pem'),
-      clientKey: await read('client.key'),
+      caCert,
+      jwtKey: await readFile(at('jwt.key'), 'utf8'),
+      clientCert: client.certificate,
+      clientKey: client.key,
       certificateUser,
       setPasswords,
     },
     config: {
       'http-server.https.enabled': 'true',
       'http-server.https.port': String(port),
-      'http-server.https.keystore.path': at('keystore.pem'),
-      'http-server.https.truststore.path': at('ca.pem'),
+      'http-server.https.keystore.path': bothFile,
+      'http-server.https.truststore.path': caFile,
       'http-server.authentication.type': 'CERTIFICATE,JWT,PASSWORD',
       'http-server.authentication.certificate.user-mapping.pattern': 'CN=(.*)',
       'http-server.authentication.jwt.key-file': at('jwt.pub'),
