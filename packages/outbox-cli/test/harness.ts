@@ -36,12 +36,10 @@ export interface OwnDatabase {
   one<T>(text: string): Promise<T>
 }
 
-/** What the caller expects of it. */
-// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- as above
-const parsed =
-  (out: string) =>
-  <T>(): T =>
-    JSON.parse(out) as T
+function parsed(out: string): Ended['json'] {
+  // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- as above
+  return <T>() => JSON.parse(out) as T
+}
 
 /** A database without an outbox, and the program that is given its address. */
 export function ownDatabase(server: PostgresAddress): OwnDatabase {

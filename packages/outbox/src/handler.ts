@@ -106,12 +106,17 @@ export interface DatabaseHandlerDefinition<P> extends HandlerSettings<P> {
 
 export type HandlerDefinition<P> = PlainHandlerDefinition<P> | DatabaseHandlerDefinition<P>
 
+/** Told apart from a definition by a property that it never has, so that TypeScript knows the parameters of `handler`. */
+interface NoDefinition {
+  readonly needsDb?: never
+}
+
 /** A function gets the payload and nothing else. */
 // oxlint-disable-next-line typescript/no-explicit-any -- each handler has a payload of its own
-export type AnyHandler = ((payload: any) => HandlerResult) | HandlerDefinition<any>
+export type AnyHandler = (((payload: any) => HandlerResult) & NoDefinition) | HandlerDefinition<any>
 
 /** By type of event. A type has one handler, or several with `effect: 'log'`, each for a consumer of its own. */
-export type Handlers = Readonly<Record<string, AnyHandler | readonly AnyHandler[]>>
+export type Handlers = Readonly<Record<string, AnyHandler | (readonly AnyHandler[] & NoDefinition)>>
 
 /** A handler with all its settings. */
 export interface BoundHandler {

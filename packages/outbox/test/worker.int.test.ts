@@ -1,7 +1,7 @@
 import { describeWith } from '@common-handlers/testkit'
 import { describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import { deadLetter, discard, type Effect, Outbox, retryAfter } from '../src/index.ts'
+import { deadLetter, discard, type Effect, type Handlers, Outbox, retryAfter } from '../src/index.ts'
 import { ownOutbox, until } from './own-outbox.ts'
 
 describeWith(['postgres'], 'the outbox', ({ postgres }) => {
@@ -74,7 +74,7 @@ describeWith(['postgres'], 'the outbox', ({ postgres }) => {
 
     it('keeps the order of two events of one transaction', async () => {
       const seen: string[] = []
-      const handlers = {
+      const handlers: Handlers = {
         first: { effect, handler: (n) => void seen.push(`first ${n}`) },
         second: { effect, handler: (n) => void seen.push(`second ${n}`) },
       }
@@ -92,7 +92,7 @@ describeWith(['postgres'], 'the outbox', ({ postgres }) => {
 
     it('does as the handler says', async () => {
       const attempts: number[] = []
-      const handlers = {
+      const handlers: Handlers = {
         again: {
           effect,
           handler: (_: unknown, { event }) => (attempts.push(event.attempt), event.attempt < 3 ? retryAfter(10) : undefined),
