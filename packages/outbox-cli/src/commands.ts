@@ -249,7 +249,7 @@ function daysOf(option: unknown, name: string): number | undefined {
 
 function idOf(value: unknown, name: string): bigint {
   const given = (text(value) ?? '').trim()
-  if (!/^\d{1,19}$/.test(given)) throw usage(`${name} ${given}: expected a number`)
+  if (!/^\d{1,18}$/.test(given)) throw usage(`${name} ${given}: expected a number`)
   return BigInt(given)
 }
 

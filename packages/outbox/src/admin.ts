@@ -132,7 +132,7 @@ export class OutboxAdmin {
   /** Events and dead letters in the order of their ids, payloads left out. */
   async list(options: ListOptions = {}): Promise<EventSummary[]> {
     const { type, state, key, after = 0n, limit = 100 } = options
-    const count = Math.min(Math.max(1, Math.trunc(limit)), MAX_LIMIT)
+    const count = Number.isFinite(limit) ? Math.min(Math.max(1, Math.trunc(limit)), MAX_LIMIT) : 100
     const rows = await this.#rows(
       `${WITH(this.#names)} SELECT ${SUMMARY} FROM (${sources(this.#names, state)
         .map(
@@ -346,6 +346,9 @@ export class OutboxAdmin {
 
   async #transaction<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
     const client = await borrow(this.#pool, this.#timeoutMs, 'the administration of the outbox')
+    // Whoever lost it is told by the statement that fails; without a listener it would end the process.
+    const deaf = (): void => undefined
+    client.on('error', deaf)
     try {
       if (!this.#checked) await assertMigrated(client, this.#names)
       this.#checked = true
@@ -353,6 +356,7 @@ export class OutboxAdmin {
       await client.query(`BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#timeoutMs)}`)
       const value = await work(client)
       await client.query('COMMIT')
+      client.off('error', deaf)
       client.release()
       return value
     } catch (error) {
@@ -360,6 +364,7 @@ export class OutboxAdmin {
         () => true,
         () => false,
       )
+      if (undone) client.off('error', deaf)
       client.release(!undone)
       throw error
     }

@@ -17,7 +17,7 @@ export interface DashboardOptions extends OutboxAdminOptions {
 }
 
 const MAX_BODY = 65_536
-const STATS_MS = 1000
+const FRESH_MS = 1000
 
 const hash = (inline: string): string => `'sha256-${createHash('sha256').update(inline).digest('base64')}'`
 
@@ -59,17 +59,10 @@ export function dashboard(options: DashboardOptions): (request: IncomingMessage,
   if (!path.startsWith('/') || !path.endsWith('/')) throw invalid('path begins and ends with a slash')
   if (token !== undefined && token.length < 16) throw invalid('token has 16 characters at least')
   const admin = new OutboxAdmin(outbox)
-  let stats: { readonly at: number; readonly promise: Promise<unknown> } | undefined
-  const newStats = (): Promise<unknown> => {
-    const now = performance.now()
-    if (stats === undefined || now - stats.at > STATS_MS) {
-      const promise = admin.stats()
-      stats = { at: now, promise }
-    }
-    return stats.promise
-  }
+  const stats = new Shared(() => admin.stats())
+  const blocked = new Shared(() => admin.blockedKeys())
   const reads: Readonly<Record<string, (query: URLSearchParams) => Promise<unknown>>> = {
-    'api/stats': async () => ({ stats: await newStats(), mayChange: token !== undefined }),
+    'api/stats': async () => ({ stats: await stats.get(), mayChange: token !== undefined }),
     'api/events': (query) =>
       admin.list({
         type: query.get('type') ?? undefined,
@@ -78,7 +71,7 @@ export function dashboard(options: DashboardOptions): (request: IncomingMessage,
         limit: Number(query.get('limit') ?? 50),
         after: idOf(query.get('after') ?? '0'),
       }),
-    'api/blocked-keys': () => admin.blockedKeys(),
+    'api/blocked-keys': () => blocked.get(),
   }
   const writes: Readonly<Record<string, (body: Body) => Promise<unknown>>> = {
     'api/redrive': (body) =>
@@ -111,7 +104,7 @@ export function dashboard(options: DashboardOptions): (request: IncomingMessage,
     const body = await readBody(request)
     const result = await write(body)
     logger.info({ action: place, body }, 'changed from the dashboard')
-    stats = undefined
+    for (const shared of [stats, blocked]) shared.forget()
     return json(200, result)
   }
 
@@ -126,6 +119,32 @@ export function dashboard(options: DashboardOptions): (request: IncomingMessage,
         response.writeHead(status, { ...HEADERS, ...headers, ...(challenge === true ? { 'www-authenticate': 'Bearer' } : {}) })
         response.end(request.method === 'HEAD' ? '' : body)
       })
+  }
+}
+
+/** One answer for all who ask while it is on its way, and for a second after it. */
+class Shared<T> {
+  readonly #ask: () => Promise<T>
+  #answer: Promise<T> | undefined
+
+  constructor(ask: () => Promise<T>) {
+    this.#ask = ask
+  }
+
+  get(): Promise<T> {
+    if (this.#answer === undefined) {
+      const answer = this.#ask()
+      this.#answer = answer
+      const forget = (): void => {
+        if (this.#answer === answer) this.#answer = undefined
+      }
+      answer.then(() => setTimeout(forget, FRESH_MS).unref(), forget)
+    }
+    return this.#answer
+  }
+
+  forget(): void {
+    this.#answer = undefined
   }
 }
 
@@ -178,7 +197,7 @@ function text(body: Body, key: string): string | undefined {
 }
 
 function idOf(value: string): bigint {
-  if (!/^\d{1,19}$/.test(value)) throw invalid('an id is a number')
+  if (!/^\d{1,18}$/.test(value)) throw invalid('an id is a number')
   return BigInt(value)
 }
 

@@ -28,6 +28,8 @@ export interface Bloat {
 
 const DAY_MS = 86_400_000
 const BATCH = 5000
+/** Whoever lost a connection is told by the statement that fails; without a listener it would end the process. */
+const deaf = (): void => undefined
 /** What one round deletes of one kind at most: the next one goes on. */
 const MAX_BATCHES = 200
 
@@ -74,11 +76,12 @@ export class Maintenance {
     }
     await attempt(async () => {
       client = await borrow(pool, connectTimeoutMs, 'the maintenance')
+      client.on('error', deaf)
       const lent = client
       const taken = await textRows(
         lent,
         `UPDATE ${names.schema}.policy SET tended_at = clock_timestamp()
-          WHERE tended_at < clock_timestamp() - $1::float8 * interval '1 ms' RETURNING one`,
+          WHERE tended_at NOT BETWEEN clock_timestamp() - $1::float8 * interval '1 ms' AND clock_timestamp() RETURNING one`,
         [everyMs * 0.9],
       )
       if (taken.length === 0) return
@@ -103,6 +106,7 @@ export class Maintenance {
       })
       await attempt(() => this.#watch(lent))
     })
+    if (failures.length === 0) client?.off('error', deaf)
     client?.release(failures.length > 0)
   }
 

@@ -69,6 +69,7 @@ describeWith(['postgres'], 'the dashboard', ({ postgres }) => {
     for (const place of ['nothing', 'api/nothing', 'api/__proto__', 'constructor', '../etc/passwd'])
       expect((await fetch(`${url}/${place}`)).status).toBe(404)
     expect((await fetch(`${url}/api/events?after=x`)).status).toBe(400)
+    expect((await fetch(`${url}/api/events?limit=x&state=lost`)).status).toBe(200)
   })
 
   it('changes nothing without the token, nor with a wrong one, nor where it has none', async () => {
