@@ -82,11 +82,7 @@ const ours = (effect) => ({
     worker.on('settled', () => (settled += 1))
     await worker.start()
     await seen.done
-    await emptied(
-      effect === 'log'
-        ? 'SELECT count(*)::int FROM outbox.log l, outbox.consumer c WHERE (l.xid, l.id) > (c.xid, c.position)'
-        : 'SELECT count(*)::int FROM outbox.event',
-    )
+    await emptied(effect === 'log' ? 'SELECT lag FROM outbox.log_progress()' : 'SELECT count(*)::int FROM outbox.event')
     return () => worker.stop()
   },
 })
