@@ -12,7 +12,7 @@ const projects: TestProjectConfiguration[] = [
     ...source,
     test: {
       name: 'unit',
-      include: ['{packages,apps}/*/test/**/*.test.ts', 'demo/test/**/*.test.ts'],
+      include: ['{packages,packages/connectors,apps}/*/test/**/*.test.ts', 'demo/test/**/*.test.ts'],
       exclude: [...exclude, '**/*.int.test.ts'],
       testTimeout: 30_000,
     },
@@ -21,7 +21,7 @@ const projects: TestProjectConfiguration[] = [
     ...source,
     test: {
       name: 'servers',
-      include: ['{packages,apps}/*/test/**/*.int.test.ts', 'demo/test/**/*.int.test.ts'],
+      include: ['{packages,packages/connectors,apps}/*/test/**/*.int.test.ts', 'demo/test/**/*.int.test.ts'],
       exclude,
       testTimeout: 120_000,
       hookTimeout: 300_000,

@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { promisify } from 'node:util'
 
 // Packs every public package as it would be published and lets publint and attw read the tarballs.
@@ -11,11 +11,15 @@ const root = join(import.meta.dirname, '..')
 const pnpm = process.env['npm_execpath'] ?? 'pnpm'
 const bin = (name: string): string => join(root, 'node_modules/.bin', name)
 
+const packages = join(root, 'packages')
+const connectors = (await readdir(join(packages, 'connectors'))).map((name) => join(packages, 'connectors', name))
+const folders = (await readdir(packages)).filter((name) => name !== 'connectors').map((name) => join(packages, name))
+
 const folder = await mkdtemp(join(tmpdir(), 'packages-'))
 let failed = false
 try {
-  for (const name of (await readdir(join(root, 'packages'))).toSorted()) {
-    const cwd = join(root, 'packages', name)
+  for (const cwd of [...folders, ...connectors].toSorted()) {
+    const name = basename(cwd)
     const manifest = JSON.parse(await readFile(join(cwd, 'package.json'), 'utf8')) as { readonly private?: boolean }
     if (manifest.private === true) continue
     await run(pnpm, ['pack', '--pack-destination', folder], { cwd })

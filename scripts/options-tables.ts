@@ -44,13 +44,15 @@ function table(schema: Schema): string {
 const packages = join(import.meta.dirname, '../packages')
 const check = process.argv.includes('--check')
 let failed = false
-for (const name of (await readdir(packages)).toSorted()) {
+const connectors = (await readdir(join(packages, 'connectors'))).map((name) => `connectors/${name}`)
+const folders = (await readdir(packages)).filter((name) => name !== 'connectors')
+for (const name of [...folders, ...connectors].toSorted()) {
   const readme = join(packages, name, 'README.md')
   const text = await readFile(readme, 'utf8')
   const [begin, end] = [text.indexOf(BEGIN), text.indexOf(END)]
   if (begin < 0 || end < begin) {
     // What has a handler has options.
-    if (name.endsWith('-handler')) {
+    if (name.endsWith('-handler') || name.startsWith('connectors/')) {
       failed = true
       process.stderr.write(`${name}: README.md has no place for the options: ${BEGIN} … ${END}\n`)
     }

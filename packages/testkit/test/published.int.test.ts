@@ -46,6 +46,7 @@ interface Published {
 }
 
 const packages: Readonly<Record<string, Published>> = {
+  connections: { examples: ['pages.ts'], driver: 'undici' },
   dataset: { examples: ['write-a-run.ts'], also: ['storage'] },
   'duckdb-handler': { examples: ['load-csv.ts'], driver: '@duckdb/node-api' },
   'postgres-handler': { examples: ['audit-log.ts'], driver: 'pg' },

@@ -21,6 +21,8 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/duckdb-handler': ['core', '@duckdb/node-api'],
   'packages/outbox': ['core', 'croner'],
   'packages/outbox-cli': ['cli', 'core', 'outbox', 'pg', 'zod'],
+  'packages/connections': ['core', 'undici'],
+  'packages/connectors/sqlite': ['connections', 'core'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
 }
@@ -33,6 +35,8 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/trino-handler': 'undici',
   'packages/duckdb-handler': '@duckdb/node-api',
   'packages/outbox-cli': 'pg',
+  'packages/connections': 'undici',
+  'packages/connectors/sqlite': 'node:sqlite',
 }
 
 interface PackageJson {
@@ -46,7 +50,9 @@ interface PackageJson {
 }
 
 const readJson = (path: string): PackageJson => JSON.parse(readFileSync(join(root, path), 'utf8')) as PackageJson
-const folders = ['packages', 'apps'].flatMap((top) => readdirSync(join(root, top)).map((name) => `${top}/${name}`))
+const folders = ['packages', 'packages/connectors', 'apps']
+  .flatMap((top) => readdirSync(join(root, top)).map((name) => `${top}/${name}`))
+  .filter((folder) => folder !== 'packages/connectors')
 
 function sources(folder: string): string[] {
   const found = readdirSync(join(root, folder, 'src'), { recursive: true, encoding: 'utf8' })

@@ -1,0 +1,36 @@
+export { type Leased } from './cache.ts'
+export { type HttpConfig, type HttpConfigInput, httpConfigSchema } from './config.ts'
+export {
+  type ByProtocol,
+  type ConnectionOptions,
+  type Connections,
+  type ConnectionsOptions,
+  createConnections,
+} from './connections.ts'
+export {
+  type ConfigArgument,
+  type Connection,
+  type ConnectionOf,
+  type Connector,
+  type ConnectorContext,
+  type ConnectorDefinition,
+  type FetchOptions,
+  type Layered,
+  type QueryOf,
+} from './contract.ts'
+export { closeAllConnections, createConnector, getConnection, testConnection } from './default-connections.ts'
+export {
+  exactJson,
+  type IngestedItem,
+  ingestedItem,
+  ingestedItemSchema,
+  ingestionJsonSchema,
+  type IngestionResult,
+  ingestionResultSchema,
+  type ItemFacts,
+  type Lineage,
+} from './ingestion.ts'
+export { type ConfigSources } from './load.ts'
+export { type HttpClient, type RestRequest, type RestResponse } from './http/client.ts'
+export { http, type HttpQuery, type HttpRecordsQuery } from './http/connector.ts'
+export { type Pagination } from './http/pages.ts'
