@@ -46,12 +46,17 @@ them, any option of OutboxWorker:
   }
 
 SIGTERM lets the handlers that run come to their end, as long as --grace says; what is not done by then is another worker's.
-With --listen :9464 it serves /metrics and /healthz.
+With --listen :9464 it serves /metrics and /healthz. With --processes 4 it keeps four processes alive, each with a worker, and replaces
+one that dies or hangs; /metrics tells then what is in the outbox, and not what each worker does.
 
   outbox work ./outbox.config.ts
-  outbox work ./outbox.config.ts --listen :9464 --grace 25s`,
+  outbox work ./outbox.config.ts --listen :9464 --grace 25s
+  outbox work ./outbox.config.ts --processes 4`,
     arguments: [{ name: 'module', description: 'file whose default export is { handlers, … }' }],
-    options: [{ flags: '--grace <time>', description: 'how long running handlers may go on after SIGTERM: 10s (default)' }],
+    options: [
+      { flags: '--grace <time>', description: 'how long running handlers may go on after SIGTERM: 10s (default)' },
+      { flags: '--processes <count>', description: 'so many processes, each with a worker: 1 (default)' },
+    ],
     lasting: true,
   }),
   command('stats', {

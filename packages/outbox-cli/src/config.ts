@@ -29,3 +29,10 @@ export function connectionUrl(config: OutboxCliConfig, option: unknown): Secret 
   const variable = process.env['DATABASE_URL']
   return config.url ?? (variable === undefined || variable === '' ? undefined : new Secret(variable))
 }
+
+/** The environment of this process for others that do the same: with the address of the database, and without a port to listen on. */
+export function environmentOfProcesses(url: Secret | undefined): Record<string, string> {
+  const { OUTBOX_LISTEN: _listen, OUTBOX_PUSH_METRICS: _push, ...rest } = process.env
+  const given = Object.entries(rest).flatMap(([name, value]) => (value === undefined ? [] : [[name, value] as const]))
+  return { ...Object.fromEntries(given), ...(url === undefined ? {} : { OUTBOX_URL: url.expose() }) }
+}

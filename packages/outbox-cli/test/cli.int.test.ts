@@ -85,6 +85,33 @@ describeWith(['postgres'], 'the program outbox', ({ postgres }) => {
     expect(await own.one('SELECT count(*)::int FROM outbox.worker')).toBe(0)
   })
 
+  it('keeps several processes, and stops them all', async () => {
+    const module = join(folder, 'several.config.ts')
+    await writeFile(
+      module,
+      `export default { name: 'one of two', handlers: { who: { needsDb: true, effect: 'tx', handler: async (_: unknown, { getRepository }: any) => {
+        await using repository = await getRepository()
+        await repository.query('INSERT INTO public.pids SELECT $1 WHERE NOT EXISTS (SELECT FROM public.pids WHERE pid = $1)', [process.pid])
+      } } } }`,
+    )
+    await own.pool.query('CREATE TABLE pids (pid int)')
+    const running = own.start(['work', module, '--processes', '2', '--listen', '127.0.0.1:0', '--log-level', 'info'])
+    const url = (): unknown => running.log().find((line) => typeof line['url'] === 'string')?.['url']
+    await until(() => url() !== undefined)
+    const page = async (): Promise<string> => (await fetch(`${String(url())}/metrics`)).text()
+    await until(async () => (await page()).includes('outbox_processes{state="running"} 2'))
+    const alive = (): Promise<number> => own.one('SELECT count(*)::int FROM outbox.worker')
+    await until(async () => (await alive()) === 2)
+    await outbox.enqueue(own.pool, { type: 'who', payload: 1 })
+    await until(async () => (await own.one('SELECT min(pid) FROM pids')) !== null)
+    process.kill(await own.one<number>('SELECT min(pid) FROM pids'), 'SIGKILL')
+    await until(async () => (await page()).includes('outbox_process_restarts_total 1'))
+    await until(async () => (await page()).includes('outbox_processes{state="running"} 2'))
+    running.kill('SIGTERM')
+    expect((await running.ended).code).toBe(143)
+    expect(await own.one(`SELECT count(*)::int FROM outbox.worker WHERE presence = 'session'`)).toBeLessThan(2)
+  })
+
   it('shows, sends back and deletes dead letters, and does neither without --yes', async () => {
     await kill('mail', 3)
     await kill('other', 1)

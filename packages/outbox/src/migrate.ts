@@ -35,6 +35,9 @@ export interface MigrateResult {
 export async function migrate(pool: ConnectionPool, options: MigrateOptions = {}): Promise<MigrateResult> {
   const names = outboxNames(options.schema ?? 'outbox')
   const client = await borrow(pool, 10_000, 'the migration')
+  // Whoever lost it is told by the statement that fails; without a listener it would end the process.
+  const deaf = (): void => undefined
+  client.on('error', deaf)
   let failure: Error | undefined
   try {
     return await run(client, names, options.dryRun ?? false)
@@ -42,6 +45,7 @@ export async function migrate(pool: ConnectionPool, options: MigrateOptions = {}
     failure = error instanceof Error ? error : new Error(String(error))
     throw error
   } finally {
+    if (failure === undefined) client.off('error', deaf)
     client.release(failure)
   }
 }
