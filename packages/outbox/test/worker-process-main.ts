@@ -61,14 +61,8 @@ const handlers: Handlers = {
   },
 }
 const worker = new OutboxWorker({ pool, handlers, schema, ...settings })
-for (;;) {
-  try {
-    await worker.start()
-    break
-  } catch (error) {
-    if (worker.status.state === 'stopped') throw error
-  }
-}
+// The server may be away: whoever started this process starts it again.
+await worker.start().catch(() => process.exit(3))
 process.stdout.write('ready\n')
 for (;;) {
   const left = await pool.query(`SELECT FROM "${schema}".event LIMIT 1`).catch(() => undefined)
