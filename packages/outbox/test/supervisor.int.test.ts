@@ -2,7 +2,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { describeWith } from '@common-handlers/testkit'
 import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest'
-import { OutboxSupervisor, type OutboxSupervisorEvents, type OutboxSupervisorOptions } from '../src/index.ts'
+import { Outbox, OutboxSupervisor, type OutboxSupervisorEvents, type OutboxSupervisorOptions } from '../src/index.ts'
 import { ownOutbox, until } from './own-outbox.ts'
 
 const execArgv = ['--conditions=@common-handlers/source']
@@ -17,6 +17,7 @@ const alive = (pid: number | undefined): boolean => {
 
 describeWith(['postgres'], 'a supervisor', ({ postgres }) => {
   const own = ownOutbox(postgres)
+  const outbox = new Outbox()
   const supervisors: OutboxSupervisor[] = []
   const children: ChildProcess[] = []
 
@@ -46,29 +47,39 @@ describeWith(['postgres'], 'a supervisor', ({ postgres }) => {
     expect(await own.one('SELECT count(*)::int FROM outbox.dead_letter')).toBe(0)
   }
 
-  beforeAll(() => own.pool.query('CREATE TABLE effect (n int, pid int); CREATE TABLE seen (n int PRIMARY KEY)'))
+  beforeAll(() => own.pool.query('CREATE TABLE effect (place bigserial, n int, pid int); CREATE TABLE seen (n int PRIMARY KEY)'))
   beforeEach(() => own.pool.query('TRUNCATE effect, seen'))
   afterEach(async () => {
     await Promise.all(supervisors.splice(0).map((supervisor) => supervisor.stop()))
     for (const child of children.splice(0)) child.kill('SIGKILL')
   })
 
-  it('replaces processes that are killed, and every event is done once', { timeout: 90_000 }, async () => {
-    const { supervisor, ended } = supervise({ module: file('worker'), workers: 3 })
-    await until(() => running(supervisor))
-    await put(300, () => ({ waitMs: 10 }))
-    for (let kill = 0; kill < 4; kill++) {
-      const before = await own.one<number>('SELECT count(*)::int FROM effect')
-      await until(() => done(before + 20))
-      const victim = supervisor.status().find(({ state }) => state === 'running')
-      process.kill(victim?.pid ?? 0, 'SIGKILL')
-    }
-    await expectOnce(300)
-    expect(ended.filter(({ signal, reason }) => signal === 'SIGKILL' && reason === 'exit')).toHaveLength(4)
-    await until(() => running(supervisor))
-    const replaced = supervisor.status().map(({ restarts }) => restarts)
-    expect(replaced.reduce((sum, restarts) => sum + restarts)).toBe(4)
-  })
+  it.each(['work', 'logged'])(
+    'replaces processes that are killed, and every event is done once: %s',
+    { timeout: 90_000 },
+    async (type) => {
+      const { supervisor, ended } = supervise({ module: file('worker'), workers: 3 })
+      await until(() => running(supervisor))
+      const events = Array.from({ length: 300 }, (_, n) => ({ type, payload: { n, waitMs: 10 } }))
+      await (type === 'work' ? outbox.enqueueMany(own.pool, events) : outbox.appendMany(own.pool, events))
+      for (let kill = 0; kill < 4; kill++) {
+        const before = await own.one<number>('SELECT count(*)::int FROM effect')
+        await until(() => done(before + 20))
+        // Of the log, the one that reads.
+        const reader = await own.one<number | undefined>('SELECT pid FROM effect ORDER BY place DESC LIMIT 1')
+        const victim = supervisor.status().find(({ pid, state }) => state === 'running' && (type === 'work' || pid === reader))
+        if (victim?.pid !== undefined) process.kill(victim.pid, 'SIGKILL')
+      }
+      await until(() => done(300), 60_000)
+      await expectOnce(300)
+      if (type === 'logged')
+        expect(await own.one('SELECT json_agg(n ORDER BY place) FROM effect')).toEqual(events.map(({ payload }) => payload.n))
+      expect(ended.filter(({ signal, reason }) => signal === 'SIGKILL' && reason === 'exit').length).toBeGreaterThan(1)
+      await until(() => running(supervisor))
+      const replaced = supervisor.status().map(({ restarts }) => restarts)
+      expect(replaced.reduce((sum, restarts) => sum + restarts)).toBe(ended.length)
+    },
+  )
 
   it('kills a process whose event loop is blocked, and outlives events that kill theirs', { timeout: 90_000 }, async () => {
     const { supervisor, ended } = supervise({ module: file('worker'), hangTimeoutMs: 2000 })
