@@ -1,5 +1,5 @@
 import { ConflictError } from '@common-handlers/core'
-import { Alarm } from './alarm.ts'
+import { Alarm, Patience } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { Marks } from './marks.ts'
 import { type ClaimMeta, type PendingEvent, readMeta, readPending } from './pending.ts'
@@ -43,6 +43,7 @@ export class LeaseLoop {
   readonly #types: readonly string[]
   readonly #marks = new Marks()
   readonly #alarm = new Alarm()
+  readonly #patience = new Patience()
   readonly #soloAlarm = new Alarm()
   readonly #claims = new Map<string, Claim>()
   readonly #ready: Item[] = []
@@ -119,7 +120,7 @@ export class LeaseLoop {
         if (this.#held() === 0) this.#leave()
         const idle = this.#held() === 0 && this.#active === 0
         this.#context.setIdle(this, idle)
-        const pause = Math.min(options.pollInterval, this.#dueMs ?? Infinity)
+        const pause = Math.min(this.#patience.next(options.pollInterval), this.#dueMs ?? Infinity)
         const rung = await this.#alarm.sleep(Math.min(pause, keepIn))
         if (!rung && pause <= keepIn) this.#marks.forget()
         continue
@@ -263,7 +264,10 @@ export class LeaseLoop {
     this.#take(meta, rows)
     const count = rows.length - 1
     if (!solo) {
-      if (count > 0) this.#context.setIdle(this, false)
+      if (count > 0) {
+        this.#patience.lose()
+        this.#context.setIdle(this, false)
+      }
       this.#dueMs = count === 0 && full ? (meta.dueMs ?? Infinity) : undefined
       if (count === 0 && !full) this.#marks.forget()
       if (meta.suspects) this.#context.onSuspects()

@@ -1,6 +1,21 @@
 import { createHmac } from 'node:crypto'
-import { ConnectionError, HandlerError, NotFoundError, OperationTimeoutError, parseRetryAfter, RemoteError, Secret } from '@common-handlers/core'
-import { deadLetter, type HandlerContext, type HandlerSettings, type PlainHandlerDefinition, type ReceivedEvent, retryAfter } from './handler.ts'
+import {
+  ConnectionError,
+  HandlerError,
+  NotFoundError,
+  OperationTimeoutError,
+  parseRetryAfter,
+  RemoteError,
+  Secret,
+} from '@common-handlers/core'
+import {
+  deadLetter,
+  type HandlerContext,
+  type HandlerSettings,
+  type PlainHandlerDefinition,
+  type ReceivedEvent,
+  retryAfter,
+} from './handler.ts'
 
 // Handlers that pass events on. A message can arrive more than once (the worker dies between the broker's answer and its
 // own commit): each carries the same id every time, where the other side looks for it.
@@ -118,7 +133,11 @@ export function toAmqp(
   // The broker sends it back before it confirms it.
   channel.on('return', ({ properties: { messageId = '' } }) =>
     waiting.get(messageId)?.(
-      new NotFoundError('no queue is bound that takes the message', { code: 'OUTBOX_UNROUTABLE', retry: 'never', context: { messageId } }),
+      new NotFoundError('no queue is bound that takes the message', {
+        code: 'OUTBOX_UNROUTABLE',
+        retry: 'never',
+        context: { messageId },
+      }),
     ),
   )
   return publish(async (message) => {
@@ -162,7 +181,8 @@ export function toWebhook(options: WebhookOptions): PlainHandlerDefinition<unkno
     const target = of(url, message)
     const timestamp = String(Math.trunc(Date.now() / 1000))
     const signed = `${message.id}.${timestamp}.${message.body}`
-    const signature = key === undefined ? {} : { 'webhook-signature': `v1,${createHmac('sha256', key()).update(signed).digest('base64')}` }
+    const signature =
+      key === undefined ? {} : { 'webhook-signature': `v1,${createHmac('sha256', key()).update(signed).digest('base64')}` }
     const limit = AbortSignal.timeout(requestTimeoutMs)
     let answer: Response
     try {
@@ -189,7 +209,11 @@ export function toWebhook(options: WebhookOptions): PlainHandlerDefinition<unkno
           code: 'OUTBOX_WEBHOOK_TIMEOUT',
           retry: 'if-idempotent',
         })
-      throw new ConnectionError(`${host}: ${reasonOf(error)}`, { code: 'OUTBOX_WEBHOOK_FAILED', retry: 'if-idempotent', cause: error })
+      throw new ConnectionError(`${host}: ${reasonOf(error)}`, {
+        code: 'OUTBOX_WEBHOOK_FAILED',
+        retry: 'if-idempotent',
+        cause: error,
+      })
     }
     if (answer.ok) return undefined
     if (answer.status === 410) return deadLetter('the webhook is gone (410)')
@@ -206,7 +230,10 @@ export interface PutObject {
 }
 
 /** An object for each event. Default key: `<type>/<day>/<id>.json`; writing it twice is writing it once. */
-export function toObjectStore(store: PutObject, options: PublishOptions & { readonly key?: PerEvent } = {}): PlainHandlerDefinition<unknown> {
+export function toObjectStore(
+  store: PutObject,
+  options: PublishOptions & { readonly key?: PerEvent } = {},
+): PlainHandlerDefinition<unknown> {
   const { key = ({ type, createdAt, id }) => `${type}/${createdAt.toISOString().slice(0, 10)}/${id}.json`, ...settings } = options
   return publish(async (message, signal) => {
     await store.put(of(key, message), message.body, { contentType: 'application/json', signal })

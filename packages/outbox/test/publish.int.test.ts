@@ -55,7 +55,8 @@ describeWith(['postgres'], 'publishing', async ({ postgres }) => {
       { status: 204 },
       { status: 410 },
     ]
-    const requests: { readonly headers: IncomingMessage['headers']; readonly body: string; readonly url: string | undefined }[] = []
+    const requests: { readonly headers: IncomingMessage['headers']; readonly body: string; readonly url: string | undefined }[] =
+      []
     const server = createServer((request, response) => {
       void text(request).then((body) => {
         requests.push({ headers: request.headers, body, url: request.url })
