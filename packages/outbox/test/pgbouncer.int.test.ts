@@ -41,6 +41,21 @@ describeWith(['postgres'], 'behind PgBouncer in transaction mode', ({ postgres }
   const count = async (table: string): Promise<number> =>
     Number((await direct.query<{ n: string }>(`SELECT count(*) AS n FROM outbox.${table}`)).rows[0]?.n)
 
+  it('reads the log in order, one worker at a time', async () => {
+    const handler = async (_: unknown, { event, getRepository }: DatabaseContext): Promise<void> => {
+      await using repository = await getRepository()
+      await repository.query('INSERT INTO outbox.effect (event) VALUES ($1)', [String(event.id)])
+    }
+    await Promise.all([1, 2].map(() => started({ a: { effect: 'log', consumer: 'c', needsDb: true, handler } })))
+    const ids = await new Outbox().appendMany(
+      pool,
+      Array.from({ length: 500 }, (_, n) => ({ type: 'a', payload: n })),
+    )
+    await until(async () => (await count('effect')) >= 500)
+    const { rows } = await direct.query<{ event: string }>('SELECT event FROM outbox.effect ORDER BY n')
+    expect(rows.map(({ event }) => event)).toEqual(ids.map(String))
+  })
+
   it.each<Effect>(['tx', 'lease'])('works by heartbeats, in the order of each key: %s', async (effect) => {
     const handler = async (_: unknown, { event, getRepository }: DatabaseContext): Promise<void> => {
       await using repository = await getRepository()
