@@ -2,7 +2,8 @@ import { ConfigError, ConflictError } from '@common-handlers/core'
 import { Alarm } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { type PendingEvent, readPending } from './pending.ts'
-import { borrow, type PoolClient, textRows } from './pool.ts'
+import { OwnConnection } from './own-connection.ts'
+import { type PoolClient, textRows } from './pool.ts'
 import { type NotDone, type Outcome, failed, RunContext, withLimit } from './run.ts'
 import { isServerError, Savepoint } from './tx-loop.ts'
 import type { LoopContext } from './worker.ts'
@@ -72,6 +73,7 @@ interface Meta {
   readonly generation: Position
   readonly attempts: number
   readonly crashes: number
+  readonly tid: string
 }
 
 interface Dead {
@@ -97,6 +99,8 @@ interface Progress {
 }
 
 const ERROR_PAUSE_MS = 250
+/** A transaction that writes is a fence for all consumers: it is not to last. */
+const BATCH_MS = 1000
 const FENCED_MS = 10
 const FAILED = 5
 const META = 9
@@ -110,11 +114,13 @@ export class LogLoop {
   readonly #consumer: LogConsumer
   readonly #types: readonly string[]
   readonly #alarm = new Alarm()
-  #client: PoolClient | undefined
+  readonly #connection: OwnConnection
   #current: RunContext | undefined
   /** Of the last attempt. */
   #durationMs: number | undefined
   #known = false
+  /** Where the row of the consumer was last seen. */
+  #tid: string | null = null
   #stopping = false
   /** A batch could not be committed: so many events run one by one. */
   #singles = 0
@@ -124,6 +130,7 @@ export class LogLoop {
 
   constructor(context: LoopContext, consumer: LogConsumer) {
     this.#context = context
+    this.#connection = new OwnConnection(context.pool, context.options.connectTimeoutMs)
     this.#consumer = consumer
     this.#types = [...consumer.handlers.keys()]
   }
@@ -148,7 +155,7 @@ export class LogLoop {
 
   /** Suspects of the log are found by {@link run}. */
   async runSolo(): Promise<void> {
-    // Meta of the queue is here.
+    // Nothing of the queue is here.
   }
 
   async run(): Promise<void> {
@@ -164,11 +171,11 @@ export class LogLoop {
       if (found === 'alone') found = await gate.alone(() => this.#batch(true))
       if (found === 'events' || found === 'noted' || this.#stopping) continue
       this.#context.setIdle(this, true)
+      this.#connection.release()
       await this.#alarm.sleep(this.#pauseMs)
     }
     this.#context.setIdle(this, false)
-    this.#client?.release()
-    this.#client = undefined
+    this.#connection.release()
   }
 
   /** One transaction. */
@@ -180,16 +187,17 @@ export class LogLoop {
     try {
       await presence.ready()
       await this.#register()
-      const client = await this.#connected()
+      const client = await this.#connection.get()
       const limit = this.#singles > 0 ? 1 : this.#context.options.batchSize
       await client.query('BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0')
-      const rows = await textRows(client, `SELECT * FROM ${names.schema}.read_log($1, $2, $3, $4, $5, $6)`, [
+      const rows = await textRows(client, `SELECT * FROM ${names.schema}.read_log($1, $2, $3, $4, $5, $6, $7)`, [
         name,
         presence.id,
         this.#types,
         limit,
         alone,
         Math.trunc(this.#context.queryTimeoutMs),
+        this.#tid,
       ])
       const meta = JSON.parse(rows.pop()?.[META] ?? '') as Meta
       if (meta.state !== 'events') {
@@ -198,6 +206,7 @@ export class LogLoop {
         return meta.state
       }
       from = meta
+      this.#tid = meta.tid
       const [first] = rows
       first?.splice(FAILED, 2, String(meta.attempts), String(meta.crashes))
       read = rows.map((row) => this.#read(row))
@@ -212,12 +221,14 @@ export class LogLoop {
         await this.#afterBreak(from, read, progress.failure)
         return 'events'
       }
-      const [[moved] = []] = await textRows(client, this.#endText(), this.#endValues(from, progress))
-      if (moved !== 't') throw new ConflictError('the consumer was moved meanwhile', { code: 'OUTBOX_CONSUMER_MOVED' })
+      const [[tid] = []] = await textRows(client, this.#endText(), this.#endValues(from, progress))
+      if (tid === undefined || tid === null)
+        throw new ConflictError('the consumer was moved meanwhile', { code: 'OUTBOX_CONSUMER_MOVED' })
       const committed = await client.query('COMMIT')
       // What fails in a transaction turns its COMMIT into a ROLLBACK, without an error.
       if (committed.command !== undefined && committed.command !== 'COMMIT')
         throw new Error(`the server answered COMMIT with ${committed.command}`)
+      this.#tid = tid
       for (const { event, outcome, durationMs } of progress.settled) this.#context.onSettled(event, outcome, durationMs)
       return 'events'
     } catch (error) {
@@ -241,7 +252,9 @@ export class LogLoop {
       failure: undefined,
       abandoned: false,
     }
+    const end = performance.now() + BATCH_MS
     for (const { event, id } of read) {
+      if (progress.over > 0 && performance.now() > end) break
       const handler = event === undefined ? undefined : handlers.get(event.type)
       if (event !== undefined && handler !== undefined) {
         if (this.#stopping) break
@@ -310,13 +323,14 @@ export class LogLoop {
   }
 
   #endText(): string {
-    return `SELECT ${this.#context.names.schema}.end_log($1, $2, $3, $4, $5, $6, $7)`
+    return `SELECT ${this.#context.names.schema}.end_log($1, $2, $3, $4, $5, $6, $7, $8)`
   }
 
   #endValues({ read, generation }: Meta, { position, over, dead, failure }: Progress): unknown[] {
     const json = dead.map(({ id, ...rest }) => `{"id":${id},${asJson(rest).slice(1)}`)
     return [
       this.#consumer.name,
+      this.#tid,
       asJson(read),
       asJson({ ...generation, position }),
       over,
@@ -329,11 +343,13 @@ export class LogLoop {
   /** Written down before they run, by another connection: if the process dies of it, the next one knows. */
   async #note(events: number | undefined): Promise<void> {
     const { names, presence } = this.#context
-    await presence.run(`SELECT ${names.schema}.begin_log($1, $2, $3)`, [
+    const [[tid] = []] = await presence.run(`SELECT ${names.schema}.begin_log($1, $2, $3, $4)`, [
       this.#consumer.name,
+      this.#tid,
       events === undefined ? null : presence.id,
       events ?? null,
     ])
+    this.#tid = tid ?? null
   }
 
   async #register(): Promise<void> {
@@ -371,16 +387,7 @@ export class LogLoop {
   }
 
   #drop(): void {
-    this.#client?.release(true)
-    this.#client = undefined
-  }
-
-  async #connected(): Promise<PoolClient> {
-    if (this.#client !== undefined) return this.#client
-    const { pool, options } = this.#context
-    const client = await borrow(pool, options.connectTimeoutMs, 'the worker')
-    client.on('error', () => undefined)
-    return (this.#client = client)
+    this.#connection.release(true)
   }
 }
 

@@ -289,7 +289,7 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
       await client.query('BEGIN')
       const read = async (): Promise<{ id: string | null; meta: string; payload: string | null }[]> =>
         (
-          await client.query(`SELECT id, meta, payload FROM outbox.read_log('a', $1, '{w}', 100, $2, 10000)`, [
+          await client.query(`SELECT id, meta, payload FROM outbox.read_log('a', $1, '{w}', 100, $2, 10000, NULL)`, [
             -Math.ceil(Math.random() * 1e9),
             alone,
           ])
@@ -300,7 +300,7 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
         rows = await read()
       }
       expect(rows[0]?.payload).toBe(JSON.stringify(expected))
-      await own.pool.query(`SELECT outbox.begin_log('a', $1, $2)`, [-Math.ceil(Math.random() * 1e9), rows.length - 1])
+      await own.pool.query(`SELECT outbox.begin_log('a', NULL, $1, $2)`, [-Math.ceil(Math.random() * 1e9), rows.length - 1])
       client.release(true)
     }
     await die(false, 'a')

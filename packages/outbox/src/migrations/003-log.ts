@@ -89,6 +89,9 @@ BEGIN
       WHERE NOT p_types <@ c.types;
 END $f$;
 
+-- The row of a consumer changes with each batch, and its old versions stay while anybody holds a snapshot: whoever knows
+-- where the newest one is (tid) need not walk through them.
+
 -- read_log: locks the consumer until the caller's transaction ends, and gives the events after its position. Each
 -- statement has a snapshot of its own: the position is read behind the lock. Events of other types come without payload.
 -- No row is locked, so that a batch which writes nothing holds up no other consumer.
@@ -101,7 +104,7 @@ END $f$;
 --   locked, gone, types (the consumer takes types that this worker does not know), waiting (for the next attempt),
 --   noted (the worker before died: commit this and read again), alone (call again with p_alone), paused, fenced (what there
 --   is has older transactions beside it), end; or events
-CREATE FUNCTION ${s}.read_log(p_name text, p_worker bigint, p_types text[], p_limit int, p_alone boolean, p_timeout int)
+CREATE FUNCTION ${s}.read_log(p_name text, p_worker bigint, p_types text[], p_limit int, p_alone boolean, p_timeout int, p_tid tid)
 RETURNS TABLE (
   id bigint, type text, payload text, headers text, key text, attempts int, crashes int, created_at double precision,
   expired boolean, meta text
@@ -109,7 +112,8 @@ RETURNS TABLE (
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $f$
 #variable_conflict use_column
 DECLARE
-  c ${s}.consumer%ROWTYPE;
+  c record;
+  v_id int;
   v_since xid8;
   v_until xid8;
   v_position bigint;
@@ -119,14 +123,20 @@ DECLARE
   v_paused text[];
   v_state text;
 BEGIN
-  SELECT * INTO c FROM ${s}.consumer WHERE name = p_name;
-  IF NOT FOUND THEN
+  SELECT k.id INTO v_id FROM ${s}.consumer k WHERE k.ctid = p_tid AND k.name = p_name;
+  IF NOT FOUND THEN SELECT k.id INTO v_id FROM ${s}.consumer k WHERE k.name = p_name; END IF;
+  IF v_id IS NULL THEN
     v_state := 'gone';
-  ELSIF NOT pg_try_advisory_xact_lock(${lockClass}, -1000 - c.id) THEN
+  ELSIF NOT pg_try_advisory_xact_lock(${lockClass}, -1000 - v_id) THEN
     v_state := 'locked';
   END IF;
-  IF v_state IS NULL THEN
-    SELECT * INTO c FROM ${s}.consumer WHERE name = p_name;
+  IF v_state IS NOT NULL THEN
+    RETURN QUERY SELECT NULL::bigint, NULL, NULL, NULL, NULL, NULL::int, NULL::int, NULL::float8, NULL::boolean,
+      json_build_object('state', v_state, 'types', array[]::text[])::text;
+    RETURN;
+  ELSE
+    SELECT k.*, k.ctid AS tid INTO c FROM ${s}.consumer k WHERE k.ctid = p_tid AND k.name = p_name;
+    IF NOT FOUND THEN SELECT k.*, k.ctid AS tid INTO c FROM ${s}.consumer k WHERE k.name = p_name; END IF;
     IF c.until > pg_snapshot_xmax(pg_current_snapshot()) THEN
       RAISE EXCEPTION 'the position of the consumer % is of another server: transaction % is yet to come here', p_name, c.until;
     END IF;
@@ -178,24 +188,32 @@ BEGIN
   RETURN QUERY SELECT NULL::bigint, NULL, NULL, NULL, NULL, NULL::int, NULL::int, NULL::float8, NULL::boolean,
     json_build_object('state', v_state, 'waitMs', greatest(1, ceil(extract(epoch FROM c.retry_at - clock_timestamp()) * 1000)),
       'types', array(SELECT unnest(c.types) EXCEPT SELECT unnest(p_types)),
-      'read', json_build_object('until', c.until::text, 'position', c.position::text),
+      'tid', c.tid::text, 'read', json_build_object('until', c.until::text, 'position', c.position::text),
       'generation', json_build_object('since', v_since::text, 'until', v_until::text, 'position', v_position::text, 'last', v_last::text),
       'attempts', c.attempts, 'crashes', c.crashes)::text;
 END $f$;
 
 -- begin_log: notes that a worker is about to run events, outside of the transaction in which it does.
-CREATE FUNCTION ${s}.begin_log(p_name text, p_worker bigint, p_events int) RETURNS void LANGUAGE plpgsql AS $f$
+CREATE FUNCTION ${s}.begin_log(p_name text, p_tid tid, p_worker bigint, p_events int) RETURNS tid LANGUAGE plpgsql AS $f$
+DECLARE v_tid tid;
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
-  UPDATE ${s}.consumer SET begun_by = p_worker, begun_events = p_events WHERE name = p_name;
+  UPDATE ${s}.consumer SET begun_by = p_worker, begun_events = p_events WHERE ctid = p_tid AND name = p_name RETURNING ctid INTO v_tid;
+  IF NOT FOUND THEN
+    UPDATE ${s}.consumer SET begun_by = p_worker, begun_events = p_events WHERE name = p_name RETURNING ctid INTO v_tid;
+  END IF;
+  RETURN v_tid;
 END $f$;
 
--- end_log: moves a consumer on by p_events, or notes that the event after its position failed (p_delay). False: it is not
+-- end_log: moves a consumer on by p_events, or notes that the event after its position failed (p_delay). NULL: it is not
 -- where p_read says, and nothing was done.
 --   p_read: { until, position }; p_now: { since, until, position, last }; p_dead: [{ id, attempts, reason, error }]
-CREATE FUNCTION ${s}.end_log(p_name text, p_read json, p_now json, p_events int, p_dead json, p_delay float8, p_error text)
-RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $f$
+CREATE FUNCTION ${s}.end_log(p_name text, p_tid tid, p_read json, p_now json, p_events int, p_dead json, p_delay float8, p_error text)
+RETURNS tid LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $f$
+DECLARE v_tid tid;
 BEGIN
+  SELECT c.ctid INTO v_tid FROM ${s}.consumer c WHERE c.ctid = p_tid AND c.name = p_name;
+  IF NOT FOUND THEN SELECT c.ctid INTO v_tid FROM ${s}.consumer c WHERE c.name = p_name; END IF;
   UPDATE ${s}.consumer c SET
       since = (p_now ->> 'since')::xid8, until = (p_now ->> 'until')::xid8,
       position = (p_now ->> 'position')::bigint, last = (p_now ->> 'last')::bigint,
@@ -206,8 +224,9 @@ BEGIN
       suspects = greatest(suspects - p_events, 0),
       retry_at = clock_timestamp() + p_delay * interval '1 ms',
       last_error = p_error
-    WHERE c.name = p_name AND c.until = (p_read ->> 'until')::xid8 AND c.position = (p_read ->> 'position')::bigint;
-  IF NOT FOUND THEN RETURN false; END IF;
+    WHERE c.ctid = v_tid AND c.until = (p_read ->> 'until')::xid8 AND c.position = (p_read ->> 'position')::bigint
+    RETURNING c.ctid INTO v_tid;
+  IF NOT FOUND THEN RETURN NULL; END IF;
   IF p_dead IS NOT NULL THEN
     INSERT INTO ${s}.dead_letter (id, created_at, attempts, crashes, priority, reason, type, key, payload, headers, error)
       SELECT nextval(pg_get_serial_sequence(${quoteLiteral(`${s}.event`)}, 'id')), l.created_at, d.attempts, d.crashes, 0, d.reason,
@@ -215,7 +234,7 @@ BEGIN
         FROM json_to_recordset(p_dead) AS d (id bigint, attempts smallint, crashes smallint, reason text, error text)
           JOIN ${s}.log l ON l.id = d.id;
   END IF;
-  RETURN true;
+  RETURN v_tid;
 END $f$;
 
 -- turn_log: turns the ring on when half of p_keep has passed, and empties tables that were closed before p_keep and that
