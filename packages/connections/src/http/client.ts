@@ -58,8 +58,8 @@ export class HttpClient implements Closable {
   /** Logs in where that takes a request of its own (OAuth 2). */
   login(options?: CallOptions): Promise<void> {
     return this.#life.run(options?.signal, (signal) =>
-      withDeadline({ ...options, signal }, this.#limits('logging in'), async (deadline) => {
-        await this.#login.headers(deadline.signal)
+      this.#retry(signal, true, async () => {
+        await withDeadline({ ...options, signal }, this.#limits('logging in'), (deadline) => this.#login.headers(deadline.signal))
       }),
     )
   }
@@ -85,11 +85,7 @@ export class HttpClient implements Closable {
     }
     return this.#life.run(callers, (signal) =>
       withDeadline({ signal, timeoutMs }, { prefix: 'HTTP', action: `${method} ${url.origin}${url.pathname}` }, (deadline) =>
-        retry(() => this.#try(sent, deadline.signal), {
-          policy: { attempts: this.#config.attempts, budgetMs: this.#config.retryBudgetMs },
-          signal: deadline.signal,
-          idempotent: request.idempotent ?? idempotentMethods.has(method),
-        }),
+        this.#retry(deadline.signal, request.idempotent ?? idempotentMethods.has(method), () => this.#try(sent, deadline.signal)),
       ),
     )
   }
@@ -100,6 +96,11 @@ export class HttpClient implements Closable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  #retry<T>(signal: AbortSignal, idempotent: boolean, work: () => Promise<T>): Promise<T> {
+    const { attempts, retryBudgetMs: budgetMs } = this.#config
+    return retry(work, { policy: { attempts, budgetMs }, signal, idempotent })
   }
 
   #limits(action: string): { prefix: string; action: string; defaultMs: number } {

@@ -54,7 +54,7 @@ export const http: ConnectorDefinition<'http', HttpConfigInput, HttpConfig, Http
       ...(config.tokenUrl === undefined ? [] : [{ name: 'log in', run: async () => nothing(await client.login({ signal })) }]),
       { name: `ask for ${config.healthPath ?? base.pathname}`, run: () => ask(client, config, signal) },
     ]
-    return runCheck(base.origin, steps, signal)
+    return await runCheck(base.origin, steps, signal)
   },
   fetch: fetchItems,
 }
@@ -127,11 +127,12 @@ async function* fetchItems(
     ...request
   }: HttpRecordsQuery = typeof query === 'string' ? { path: query } : query
   const conditional = { ...request, signal, ...(watermark === undefined ? {} : { etag: watermark }) }
-  const asQuery = `${request.method ?? 'GET'} ${request.path ?? ''}`
+  // Keys and tokens may stand in the query.
+  const asked = `${request.method ?? 'GET'} ${request.path?.split('?')[0] ?? ''}`
   if (items === undefined && pagination === undefined) {
     const { status, url, body, bytes, mediaType, etag } = await client.requestRest(conditional)
     if (status === 304) return
-    const lineage = { protocol: 'http', query: asQuery, position: 0 }
+    const lineage = { protocol: 'http', query: asked, position: 0 }
     yield ingestedItem(
       { source: withoutQuery(url), data: body, mediaType, lineage, ...(etag === undefined ? {} : { watermark: etag }) },
       bytes,
@@ -150,13 +151,12 @@ async function* fetchItems(
         ...(found === undefined ? {} : { key: typeof found === 'string' ? found : exactJson(found) }),
         data,
         ...(first === undefined ? {} : { watermark: first }),
-        lineage: { protocol: 'http', query: asQuery, position: position++ },
+        lineage: { protocol: 'http', query: asked, position: position++ },
       })
     }
   }
 }
 
-/** Keys and tokens may stand in the query of a URL. */
 function withoutQuery(url: string): string {
   const { origin, pathname } = new URL(url)
   return `${origin}${pathname}`

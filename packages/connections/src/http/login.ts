@@ -1,4 +1,5 @@
-import { Secret } from '@common-handlers/core'
+import { Secret, withDeadline } from '@common-handlers/core'
+import { untilAborted } from '../cache.ts'
 import type { HttpConfig } from '../config.ts'
 import { answerUnusable, toStatusError } from './errors.ts'
 import type { Transport } from './transport.ts'
@@ -16,7 +17,7 @@ export interface Login {
 export function createLogin(config: HttpConfig, transport: Transport): Login {
   const { token, username, password, apiKey, apiKeyHeader, tokenUrl, clientId, clientSecret, scope } = config
   if (tokenUrl !== undefined && clientId !== undefined && clientSecret !== undefined) {
-    return clientCredentials(transport, { url: new URL(tokenUrl), clientId, clientSecret, scope })
+    return clientCredentials(transport, { url: new URL(tokenUrl), clientId, clientSecret, scope, timeoutMs: config.timeoutMs })
   }
   const headers = (): Readonly<Record<string, string>> => {
     if (token !== undefined) return { authorization: `Bearer ${token.expose()}` }
@@ -31,6 +32,7 @@ interface Credentials {
   readonly clientId: string
   readonly clientSecret: Secret
   readonly scope: string | undefined
+  readonly timeoutMs: number
 }
 
 interface Token {
@@ -39,7 +41,7 @@ interface Token {
 }
 
 /** OAuth 2 client credentials: one request for a token however many wait for it, and a new one before it ends or when it is refused. */
-function clientCredentials(transport: Transport, { url, clientId, clientSecret, scope }: Credentials): Login {
+function clientCredentials(transport: Transport, { url, clientId, clientSecret, scope, timeoutMs }: Credentials): Login {
   let current: Token | undefined
   let pending: Promise<Token> | undefined
 
@@ -71,8 +73,12 @@ function clientCredentials(transport: Transport, { url, clientId, clientSecret, 
   return {
     async headers(signal) {
       if (current === undefined || performance.now() >= current.endsAt) {
-        pending ??= exchange(signal).finally(() => (pending = undefined))
-        current = await pending
+        // Several wait for it: none of them ends it for the others.
+        pending ??= withDeadline({ timeoutMs }, { prefix: 'HTTP', action: `POST ${url.href}` }, (deadline) =>
+          exchange(deadline.signal),
+        ).finally(() => (pending = undefined))
+        pending.catch(() => undefined)
+        current = await untilAborted(pending, signal)
       }
       return { authorization: current.authorization }
     },
