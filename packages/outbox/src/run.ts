@@ -178,7 +178,7 @@ function textOf(error: unknown): string {
 }
 
 function delayOf(ms: number | undefined): { readonly delay?: number } {
-  return ms === undefined || Number.isNaN(Number(ms)) ? {} : { delay: Math.min(Math.max(0, ms), MAX_DELAY_MS) }
+  return ms === undefined || Number.isNaN(ms) ? {} : { delay: Math.min(Math.max(0, ms), MAX_DELAY_MS) }
 }
 
 /** Applies limit and back-off to an attempt that failed. */

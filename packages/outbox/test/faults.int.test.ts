@@ -7,7 +7,7 @@ import {
   type Handlers,
   migrate,
   Outbox,
-  OutboxRepository,
+  type OutboxRepository,
   OutboxWorker,
   retryAfter,
   type Verdict,
@@ -152,7 +152,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await own.put('a', [1, 2, 3], { key: () => 'k' })
       await own.put('a', [4, 5])
       await until(empty)
-      expect(seen.toSorted()).toEqual([1, 2, 3, 4, 5])
+      expect(seen.toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4, 5])
     })
 
     it('keeps two schemas apart', async () => {
@@ -166,7 +166,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await outbox.enqueue(own.pool, { type: 'a', payload: 1, key: 'k' })
       await new Outbox({ schema }).enqueue(own.pool, { type: 'a', payload: 2, key: 'k' })
       await until(() => seen.length === 2)
-      expect(seen.toSorted()).toEqual(['one 1', 'two 2'])
+      expect(new Set(seen)).toEqual(new Set(['one 1', 'two 2']))
       await two.stop()
     })
   })
@@ -331,7 +331,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await cut('%"outbox".rescue%')
       await lost
       await until(empty)
-      expect(seen.toSorted()).toEqual([1, 2, 3, 4])
+      expect(seen.toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4])
     })
 
     it('takes up its work again when its session was cut, and loses no attempt', async () => {
@@ -371,7 +371,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await own.put('a', [3, 4], { key: (index) => `k${index + 1}` })
       await until(() => seen.length === 4)
       expect(seen.indexOf('2')).toBeLessThan(seen.indexOf('4'))
-      expect(seen.toSorted()).toEqual(['1', '2', '3', '4'])
+      expect(new Set(seen)).toEqual(new Set(['1', '2', '3', '4']))
       await worker.stop({ graceMs: 0 })
     })
 
@@ -427,7 +427,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       const seen: number[] = []
       await own.worker({ handlers: { a: { effect, handler: (n: number) => void seen.push(n) } } }).start()
       await until(empty)
-      expect(seen.toSorted()).toEqual([1, 2, 3])
+      expect(seen.toSorted((a, b) => a - b)).toEqual([1, 2, 3])
     })
 
     it.each<Effect>(['tx', 'lease'])('stops while a suspect runs alone, and gives back all connections: %s', async (effect) => {

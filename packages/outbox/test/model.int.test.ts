@@ -150,7 +150,7 @@ class Run {
 
   #enqueue({ events, commit, holdMs }: Extract<Command, { do: 'enqueue' }>): void {
     const keys = new Set(events.flatMap(({ key }) => (key === undefined ? [] : [key])))
-    const before = Promise.all([...keys].map((key) => this.#keys.get(key)))
+    const before = Promise.all([...keys].map((key) => this.#keys.get(key) ?? Promise.resolve()))
     const transaction = before.then(() => this.#transaction(events, commit, holdMs))
     for (const key of keys) this.#keys.set(key, transaction)
     this.#transactions.push(transaction)

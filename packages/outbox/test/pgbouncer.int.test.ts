@@ -1,4 +1,10 @@
-import { createDatabase, describeWith, type PgBouncerServer, type PostgresAddress, startPgBouncer } from '@common-handlers/testkit'
+import {
+  createDatabase,
+  describeWith,
+  type PgBouncerServer,
+  type PostgresAddress,
+  startPgBouncer,
+} from '@common-handlers/testkit'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest'
 import { type DatabaseContext, type Effect, type Handlers, migrate, Outbox, OutboxWorker } from '../src/index.ts'
@@ -63,7 +69,11 @@ describeWith(['postgres'], 'behind PgBouncer in transaction mode', ({ postgres }
     }
     const found = await Promise.all([1, 2].map(() => started({ a: { effect, needsDb: true, handler } })))
     expect(found.map(({ status }) => status.presence)).toEqual(['heartbeat', 'heartbeat'])
-    const events = Array.from({ length: 200 }, (_, n) => ({ type: 'a', payload: n, ...(n % 2 === 0 ? { key: `k${n % 6}` } : {}) }))
+    const events = Array.from({ length: 200 }, (_, n) => ({
+      type: 'a',
+      payload: n,
+      ...(n % 2 === 0 ? { key: `k${n % 6}` } : {}),
+    }))
     const ids = await new Outbox().enqueueMany(pool, events)
     await until(async () => (await count('event')) === 0)
     const { rows } = await direct.query<{ event: string }>('SELECT event FROM outbox.effect ORDER BY n')

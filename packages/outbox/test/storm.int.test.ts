@@ -38,51 +38,55 @@ describeWith(['postgres'], 'worker processes that are killed, on a server that c
     ['tx', 'UNIQUE'],
     ['lease', ''],
   ]
-  it.for(cases)('do all of %s, and in transactions nothing twice %s', { timeout: 60_000 + EVENTS * 5 }, async ([effect, unique], test) => {
-    const schema = `storm ${effect} ${unique}`
-    await migrate(pool, { schema })
-    await pool.query(
-      `CREATE TABLE "${schema}".effect (n bigint GENERATED ALWAYS AS IDENTITY, event text ${unique}, attempt int);
+  it.for(cases)(
+    'do all of %s, and in transactions nothing twice %s',
+    { timeout: 60_000 + EVENTS * 5 },
+    async ([effect, unique], test) => {
+      const schema = `storm ${effect} ${unique}`
+      await migrate(pool, { schema })
+      await pool.query(
+        `CREATE TABLE "${schema}".effect (n bigint GENERATED ALWAYS AS IDENTITY, event text ${unique}, attempt int);
        INSERT INTO "${schema}".event (type, payload, key)
          SELECT 'write', to_json(n), CASE WHEN n % 4 = 0 THEN 'key ' || n % 100 END FROM generate_series(1, ${EVENTS}) n`,
-    )
-    const began = performance.now()
-    const left = (): Promise<number> => ask(`SELECT count(*) AS n FROM "${schema}".event`)
-    let over = false
-    const processes: WorkerProcess[] = []
-    /** Starts it again whenever it has ended. */
-    const keepUp = async (place: number): Promise<void> => {
-      while (!over) {
-        const process = startWorkerProcess(server, { schema, effect })
-        processes[place] = process
-        await process.ended
+      )
+      const began = performance.now()
+      const left = (): Promise<number> => ask(`SELECT count(*) AS n FROM "${schema}".event`)
+      const over = new AbortController()
+      const processes: WorkerProcess[] = []
+      /** Starts it again whenever it has ended. */
+      const keepUp = async (place: number): Promise<void> => {
+        while (!over.signal.aborted) {
+          const process = startWorkerProcess(server, { schema, effect })
+          processes[place] = process
+          await process.ended
+        }
       }
-    }
-    const kept = Array.from({ length: PROCESSES }, (_, place) => keepUp(place))
-    let kills = 0
-    let restarted = false
-    for (;;) {
-      const rest = await left()
-      if (rest === 0) break
-      const share = 1 - rest / EVENTS
-      if (kills < KILLS && share > (0.8 * kills) / KILLS) {
-        processes[kills % PROCESSES]?.kill()
-        kills += 1
-      } else if (!restarted && share > 0.4) {
-        restarted = true
-        await server.restart()
+      const kept = Array.from({ length: PROCESSES }, (_, place) => keepUp(place))
+      let kills = 0
+      let restarted = false
+      for (;;) {
+        const rest = await left()
+        if (rest === 0) break
+        const share = 1 - rest / EVENTS
+        if (kills < KILLS && share > (0.8 * kills) / KILLS) {
+          processes[kills % PROCESSES]?.kill()
+          kills += 1
+        } else if (!restarted && share > 0.4) {
+          restarted = true
+          await server.restart()
+        }
+        await sleep(50)
       }
-      await sleep(50)
-    }
-    over = true
-    await Promise.all(kept)
-    const seconds = (performance.now() - began) / 1000
-    await test.annotate(`${EVENTS} events in ${seconds.toFixed(1)} s, through ${kills} kills and a crash of the server`)
-    expect([kills, restarted]).toEqual([KILLS, true])
-    expect(await ask(`SELECT count(*) AS n FROM "${schema}".dead_letter`)).toBe(0)
-    expect(await ask(`SELECT count(DISTINCT event) AS n FROM "${schema}".effect`)).toBe(EVENTS)
-    if (effect === 'tx') expect(await ask(`SELECT count(*) AS n FROM "${schema}".effect`)).toBe(EVENTS)
-    // The killed and the cut cost no event an attempt.
-    expect(await ask(`SELECT max(attempt) AS n FROM "${schema}".effect`)).toBe(1)
-  })
+      over.abort()
+      await Promise.all(kept)
+      const seconds = (performance.now() - began) / 1000
+      await test.annotate(`${EVENTS} events in ${seconds.toFixed(1)} s, through ${kills} kills and a crash of the server`)
+      expect([kills, restarted]).toEqual([KILLS, true])
+      expect(await ask(`SELECT count(*) AS n FROM "${schema}".dead_letter`)).toBe(0)
+      expect(await ask(`SELECT count(DISTINCT event) AS n FROM "${schema}".effect`)).toBe(EVENTS)
+      if (effect === 'tx') expect(await ask(`SELECT count(*) AS n FROM "${schema}".effect`)).toBe(EVENTS)
+      // The killed and the cut cost no event an attempt.
+      expect(await ask(`SELECT max(attempt) AS n FROM "${schema}".effect`)).toBe(1)
+    },
+  )
 })
