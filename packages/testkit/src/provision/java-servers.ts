@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import { javaRuntime, obtain } from './artifacts.ts'
 import type { Artifact } from './cache.ts'
 import { findJava, type Java } from './java.ts'
-import { ProvisionError, runClient } from './package-clients.ts'
+import { installDebianPackage, ProvisionError, runClient } from './package-clients.ts'
+import { readEnvironment } from '../config.ts'
 
 /** A Java program: what runs it, and its class path. */
 export interface JavaProgram {
@@ -85,7 +86,7 @@ export const kafka: Artifact = javaServer({
   without: 'org.apache.kafka:kafka-tools-api',
 })
 
-/** Apache Cassandra. */
+/** Apache Cassandra, which runs on Java 11 and 17. */
 export const cassandra: Artifact = javaServer({
   name: 'cassandra',
   version: '5.0.6',
@@ -180,6 +181,9 @@ public class Main {
 `,
 })
 
+/** What makes a Java program start soon and stay small: the first compiler alone. */
+export const quickStart = ['-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1'] as const
+
 /** The program of an {@link Artifact} from here, with a Java that runs it. @throws ProvisionError */
 export async function javaProgram(artifact: Artifact, atLeast: number, atMost?: number): Promise<JavaProgram> {
   const [folder, java] = await Promise.all([obtain(artifact), javaOf(artifact.name, atLeast, atMost)])
@@ -189,8 +193,12 @@ export async function javaProgram(artifact: Artifact, atLeast: number, atMost?: 
 async function javaOf(name: string, atLeast: number, atMost?: number): Promise<Java> {
   const found = await findJava(atLeast, atMost)
   if (found !== undefined) return found
-  if (atMost !== undefined)
-    throw new ProvisionError(`${name} runs on Java ${atLeast} to ${atMost}, which is missing: install one`)
-  const runtime = join(await obtain(javaRuntime), 'runtime')
-  return { home: runtime, command: join(runtime, 'bin', 'java'), major: 25 }
+  if (atMost === undefined) {
+    const runtime = join(await obtain(javaRuntime), 'runtime')
+    return { home: runtime, command: join(runtime, 'bin', 'java'), major: 25 }
+  }
+  if (readEnvironment().fetch) await installDebianPackage(`openjdk-${atLeast}-jre-headless`)
+  const installed = await findJava(atLeast, atMost)
+  if (installed === undefined) throw new ProvisionError(`${name} runs on Java ${atLeast}, which is not on this machine`)
+  return installed
 }

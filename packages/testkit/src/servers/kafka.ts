@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { join } from 'node:path'
 import { ServerUnavailable } from '../errors.ts'
-import { javaProgram, kafka } from '../provision/java-servers.ts'
+import { javaProgram, kafka, quickStart } from '../provision/java-servers.ts'
 import { runClient } from '../provision/package-clients.ts'
 import { serverCertificate } from './certificates.ts'
 import { onFreePorts } from './ports.ts'
@@ -68,7 +68,7 @@ export async function startKafka(options: KafkaOptions = {}): Promise<KafkaServe
         ...options.settings,
       }
       await writeFile(file, propertiesText(settings), { mode: 0o600 })
-      const run = ['-Xmx384m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-cp', classPath]
+      const run = ['-Xmx384m', ...quickStart, '-cp', classPath]
       const users = secured === undefined ? [] : ['256', '512'].flatMap((bits) => scramUser(bits, secured.password))
       const cluster = randomBytes(16).toString('base64url').replace(/^-/, 'A')
       await runClient(java.command, [...run, 'kafka.tools.StorageTool', 'format', '-t', cluster, '-c', file, ...users])

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { ServerUnavailable } from '../errors.ts'
-import { javaProgram, mongoJavaServer } from '../provision/java-servers.ts'
+import { javaProgram, mongoJavaServer, quickStart } from '../provision/java-servers.ts'
 import { onFreePorts } from './ports.ts'
 import { inTemporaryFolder, launch, type ServerControl } from './server-process.ts'
 
@@ -23,7 +23,7 @@ export async function startMongoJavaServer(): Promise<MongoDbServer> {
         name: 'mongo-java-server',
         folder,
         command: java.command,
-        args: ['-Xmx128m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-cp', classPath, 'Main', String(port)],
+        args: ['-Xmx128m', ...quickStart, '-cp', classPath, 'Main', String(port)],
         stopSignal: 'SIGTERM',
         startTimeoutMs: 60_000,
         ready: async (signal) => {

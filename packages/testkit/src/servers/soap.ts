@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { ServerUnavailable } from '../errors.ts'
-import { javaProgram, soapService } from '../provision/java-servers.ts'
+import { javaProgram, quickStart, soapService } from '../provision/java-servers.ts'
 import { onFreePorts } from './ports.ts'
 import { inTemporaryFolder, launch, type ServerControl } from './server-process.ts'
 
@@ -30,7 +30,7 @@ export async function startSoap(): Promise<SoapServer> {
         name: 'soap',
         folder,
         command: java.command,
-        args: ['-Xmx128m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-cp', classPath, 'Main', String(port)],
+        args: ['-Xmx128m', ...quickStart, '-cp', classPath, 'Main', String(port)],
         env: { SOAP_USER: user, SOAP_PASSWORD: password },
         stopSignal: 'SIGTERM',
         startTimeoutMs: 60_000,
