@@ -112,17 +112,16 @@ export function connectorConformance(title: string, connectorCase: ConnectorCase
       if (secret !== undefined) expect(inspect(result, { depth: 9 }) + inspect(connector, { depth: 9 })).not.toContain(secret)
     })
 
-    if (after !== undefined)
-      it('goes on after any item', async () => {
-        await using connector = await make()
-        const { items } = await connector.fetchData(query)
-        for (const index of [0, Math.floor(count / 2), count - 1]) {
-          const watermark = items[index]?.watermark
-          if (watermark === undefined) throw new Error(`item ${index} has no watermark`)
-          const rest = await connector.fetchData(after(watermark) as never)
-          expect(identities(rest.items)).toEqual(identities(items.slice(index + 1)))
-        }
-      })
+    it.each(after === undefined ? [] : [after])('goes on after any item', async (next) => {
+      await using connector = await make()
+      const { items } = await connector.fetchData(query)
+      for (const index of [0, Math.floor(count / 2), count - 1]) {
+        const watermark = items[index]?.watermark
+        if (watermark === undefined) throw new Error(`item ${index} has no watermark`)
+        const rest = await connector.fetchData(next(watermark) as never)
+        expect(identities(rest.items)).toEqual(identities(items.slice(index + 1)))
+      }
+    })
 
     it('lets a loop be left, and is of use afterwards', async () => {
       await using connector = await make()
@@ -168,17 +167,16 @@ export function connectorConformance(title: string, connectorCase: ConnectorCase
       expect((await again.fetchData(query)).items).toHaveLength(count)
     })
 
-    if (refused !== undefined)
-      it('says that its login is refused, and shows no secret', async () => {
-        await using connector = await make(refused)
-        const error = await failure(connector.connect())
-        expect(error).toMatchObject({ outcome: 'auth', retry: 'never' })
-        expect((await test(refused)).ok).toBe(false)
-        for (const value of Object.values(refused)) {
-          const isSecret = typeof value === 'string' && !Object.values(config).includes(value)
-          if (isSecret) expect(inspect(error, { depth: 9 })).not.toContain(value)
-        }
-      })
+    it.each(refused === undefined ? [] : [refused])('says that its login is refused, and shows no secret', async (wrong) => {
+      await using connector = await make(wrong)
+      const error = await failure(connector.connect())
+      expect(error).toMatchObject({ outcome: 'auth', retry: 'never' })
+      expect((await test(wrong)).ok).toBe(false)
+      for (const value of Object.values(wrong)) {
+        const isSecret = typeof value === 'string' && !Object.values(config).includes(value)
+        if (isSecret) expect(inspect(error, { depth: 9 })).not.toContain(value)
+      }
+    })
   })
 
   if (at === undefined) return
