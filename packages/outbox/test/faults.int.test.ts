@@ -121,8 +121,10 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await outbox.enqueue(own.pool, { type: odd, payload: 'x'.repeat(1_000_000), key: odd })
       await outbox.enqueue(own.pool, { type: odd, payload: 'the empty key', key: '' })
       await until(empty)
-      expect(seen.slice(0, payloads.length)).toEqual(payloads)
-      expect(seen).toContain('the empty key')
+      const ofKey = seen.filter((payload) => payload !== 'the empty key')
+      expect(ofKey.slice(0, payloads.length)).toEqual(payloads)
+      expect(ofKey).toHaveLength(payloads.length + 1)
+      expect(seen).toHaveLength(payloads.length + 2)
       expect(new Set(keys)).toEqual(new Set([odd, '']))
     })
 
@@ -277,6 +279,19 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await own.pool.query('DELETE FROM outbox.worker WHERE id = $1', [worker])
     })
 
+    it('does not look at keys of which all events wait for their time', async () => {
+      await own.put('a', Array.from({ length: 500 }).fill(1), { key: (index) => `k${index}` })
+      await own.pool.query(`UPDATE outbox.event SET available_at = clock_timestamp() + interval '1 hour'`)
+      const claimer = await own.pool.connect()
+      try {
+        await claimer.query('BEGIN')
+        await claimer.query(`SELECT FROM outbox.claim(1, 'tx', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false)`)
+        expect(await own.one('SELECT count(*)::int FROM (SELECT FROM outbox.lane FOR UPDATE SKIP LOCKED) free')).toBe(64)
+      } finally {
+        claimer.release(true)
+      }
+    })
+
     it('lets a worker that was buried claim nothing', async () => {
       await own.put('a', [1])
       const { rows } = await own.pool.query(
@@ -332,6 +347,21 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await lost
       await until(empty)
       expect(seen.toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4])
+    })
+
+    it('completes nothing under a claim that is gone', async () => {
+      const outcomes: string[] = []
+      let begun = 0
+      const handler = async (): Promise<void> => {
+        begun += 1
+        if (begun === 1) await own.pool.query('DELETE FROM outbox.claim')
+      }
+      const worker = own.worker({ handlers: { a: { handler } } })
+      worker.on('settled', ({ outcome, attempt }) => void outcomes.push(`${outcome} ${attempt}`))
+      await worker.start()
+      await own.put('a', [1])
+      await until(empty)
+      expect([begun, outcomes]).toEqual([2, ['done 1']])
     })
 
     it('takes up its work again when its session was cut, and loses no attempt', async () => {

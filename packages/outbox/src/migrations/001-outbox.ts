@@ -40,6 +40,7 @@ COMMENT ON COLUMN ${s}.event.suspect IS 'It was being worked on when a worker di
 
 CREATE INDEX event_ready ON ${s}.event (type, priority, id) WHERE lane IS NULL AND available_at IS NULL AND NOT suspect;
 CREATE INDEX event_keyed ON ${s}.event (lane, key, id) WHERE lane IS NOT NULL;
+CREATE INDEX event_keyed_ready ON ${s}.event (lane, key) WHERE lane IS NOT NULL AND available_at IS NULL;
 CREATE INDEX event_delayed ON ${s}.event (available_at) WHERE available_at IS NOT NULL;
 CREATE INDEX event_suspect ON ${s}.event (id) WHERE suspect;
 
@@ -187,7 +188,7 @@ CREATE FUNCTION ${s}.promote(p_limit int) RETURNS int LANGUAGE plpgsql SET enabl
 DECLARE v_count int;
 BEGIN
   UPDATE ${s}.event SET available_at = NULL WHERE id = ANY (array(
-    SELECT e.id FROM ${s}.event e WHERE e.available_at <= clock_timestamp() AND e.lane IS NULL ORDER BY e.available_at LIMIT p_limit
+    SELECT e.id FROM ${s}.event e WHERE e.available_at <= clock_timestamp() ORDER BY e.available_at LIMIT p_limit
     FOR UPDATE SKIP LOCKED));
   GET DIAGNOSTICS v_count = ROW_COUNT;
   RETURN v_count;
@@ -309,12 +310,13 @@ BEGIN
     END LOOP;
 
     -- Events with a key: lane by lane, key by key, from the first event of the key as far as nothing bars the way.
-    IF v_left > 0 AND EXISTS (SELECT FROM ${s}.event e WHERE e.lane IS NOT NULL) THEN
+    -- Keys of which all events wait for their time are not looked at.
+    IF v_left > 0 AND EXISTS (SELECT FROM ${s}.event e WHERE e.lane IS NOT NULL AND e.available_at IS NULL) THEN
       FOR v_turn IN 0..${LANES} LOOP
         EXIT WHEN v_left <= 0;
         v_lane := (p_lane + v_turn) % ${LANES};
         IF v_turn > 0 THEN v_lane_key := NULL; END IF;
-        CONTINUE WHEN NOT EXISTS (SELECT FROM ${s}.event e WHERE e.lane = v_lane);
+        CONTINUE WHEN NOT EXISTS (SELECT FROM ${s}.event e WHERE e.lane = v_lane AND e.available_at IS NULL);
         PERFORM FROM ${s}.lane l WHERE l.id = v_lane FOR UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
         -- Read behind the lock: what another worker claimed in this lane is visible now.
@@ -326,9 +328,10 @@ BEGIN
         LOOP
           EXIT WHEN v_left <= 0;
           IF v_key IS NULL THEN
-            SELECT e.key INTO v_key FROM ${s}.event e WHERE e.lane = v_lane ORDER BY e.key LIMIT 1;
+            SELECT e.key INTO v_key FROM ${s}.event e WHERE e.lane = v_lane AND e.available_at IS NULL ORDER BY e.key LIMIT 1;
           ELSE
-            SELECT e.key INTO v_key FROM ${s}.event e WHERE e.lane = v_lane AND e.key > v_key ORDER BY e.key LIMIT 1;
+            SELECT e.key INTO v_key FROM ${s}.event e WHERE e.lane = v_lane AND e.available_at IS NULL AND e.key > v_key
+              ORDER BY e.key LIMIT 1;
           END IF;
           IF v_key IS NULL THEN
             EXIT WHEN v_wrapped;
@@ -380,7 +383,7 @@ BEGIN
     'claim', v_claim::text, 'keys', v_keys, 'lowClaim', v_low_claim::text,
     'xmin', pg_snapshot_xmin(v_snapshot)::text, 'xmax', pg_snapshot_xmax(v_snapshot)::text, 'types', v_mark_types, 'priorities', v_mark_priorities, 'lows', v_mark_lows::text[], 'lane', v_lane, 'laneKey', v_lane_key,
     'dueMs', ceil(extract(epoch FROM v_due - v_now) * 1000),
-    'overdue', p_full AND p_effect = 'tx' AND EXISTS (SELECT FROM ${s}.event e WHERE e.available_at <= v_now AND e.lane IS NULL),
+    'overdue', p_full AND p_effect = 'tx' AND EXISTS (SELECT FROM ${s}.event e WHERE e.available_at <= v_now),
     'suspects', EXISTS (SELECT FROM ${s}.event e WHERE e.suspect AND e.type = ANY (v_types)
       AND (e.available_at IS NULL OR e.available_at <= v_now) AND e.id NOT IN (SELECT unnest(v_claimed))
       AND (e.key IS NULL OR NOT EXISTS (SELECT FROM ${s}.event p WHERE p.lane = e.lane AND p.key = e.key AND p.id < e.id))));
