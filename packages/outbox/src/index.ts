@@ -13,7 +13,15 @@ export {
   type Redriven,
 } from './admin.ts'
 export { type WorkerConfig, type WorkerConfigInput, workerConfigSchema } from './config.ts'
-export { type EnqueueInto, type EnqueueOptions, type EventSchemas, type LogEvent, type NewEvent, Outbox, type OutboxOptions } from './enqueue.ts'
+export {
+  type EnqueueInto,
+  type EnqueueOptions,
+  type EventSchemas,
+  type LogEvent,
+  type NewEvent,
+  Outbox,
+  type OutboxOptions,
+} from './enqueue.ts'
 export {
   type AnyHandler,
   type DatabaseContext,

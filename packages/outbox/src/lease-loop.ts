@@ -3,7 +3,8 @@ import { Alarm, Patience } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { Marks } from './marks.ts'
 import { type ClaimMeta, type PendingEvent, readMeta, readPending } from './pending.ts'
-import { borrow, type PoolClient, textRows } from './pool.ts'
+import { OwnConnection } from './own-connection.ts'
+import { type PoolClient, textRows } from './pool.ts'
 import { type Finished, finishedJson } from './repository.ts'
 import { steps } from './steps.ts'
 import { type Outcome, RunContext, withLimit } from './run.ts'
@@ -55,7 +56,7 @@ export class LeaseLoop {
   readonly #settled: { readonly item: Item; readonly outcome: Outcome }[] = []
   #active = 0
   #inside = false
-  #client: PoolClient | undefined
+  readonly #connection: OwnConnection
   #dueMs: number | undefined
   #stopping = false
   #solo: Promise<void> = Promise.resolve()
@@ -63,6 +64,7 @@ export class LeaseLoop {
 
   constructor(context: LoopContext, types: readonly string[]) {
     this.#context = context
+    this.#connection = new OwnConnection(context.pool, context.options.connectTimeoutMs)
     this.#types = types
   }
 
@@ -120,6 +122,7 @@ export class LeaseLoop {
         if (this.#held() === 0) this.#leave()
         const idle = this.#held() === 0 && this.#active === 0
         this.#context.setIdle(this, idle)
+        if (idle) this.#connection.release()
         const pause = Math.min(this.#patience.next(options.pollInterval), this.#dueMs ?? Infinity)
         const rung = await this.#alarm.sleep(Math.min(pause, keepIn))
         if (!rung && pause <= keepIn) this.#marks.forget()
@@ -134,8 +137,7 @@ export class LeaseLoop {
     await this.#solo
     this.#leave()
     this.#context.setIdle(this, false)
-    this.#client?.release()
-    this.#client = undefined
+    this.#connection.release()
   }
 
   /** Suspects, one at a time; nothing else runs in this process meanwhile. */
@@ -206,7 +208,7 @@ export class LeaseLoop {
     try {
       await presence.ready()
       worker = presence.id
-      const client = await this.#connected()
+      const client = await this.#connection.get()
       if (this.#reconcileAt !== undefined && now > this.#reconcileAt) await this.#reconcile(client)
       if (settled.length > 0) steps.onStep?.('lease settling')
       rows = await textRows(
@@ -234,8 +236,7 @@ export class LeaseLoop {
       )
     } catch (error) {
       // It is not known what of it was done. What is settled twice is settled once; what was claimed is found later.
-      this.#client?.release(true)
-      this.#client = undefined
+      this.#connection.release(true)
       this.#settled.unshift(...settled.filter(({ item }) => !item.claim.gone))
       this.#reconcileAt ??= now + 5000
       this.#context.onError(error)
@@ -256,7 +257,8 @@ export class LeaseLoop {
       rows.shift()
       for (const id of lost) this.#forget(id)
     }
-    for (const { item, outcome } of settled) if (!lost.includes(item.claim.id)) this.#context.onSettled(item.event, outcome, item.durationMs)
+    for (const { item, outcome } of settled)
+      if (!lost.includes(item.claim.id)) this.#context.onSettled(item.event, outcome, item.durationMs)
     // Taken over meanwhile, the claim of this answer is as well.
     if (total === 0 || presence.id !== worker) return 0
     const meta = readMeta(rows[0])
@@ -407,14 +409,6 @@ export class LeaseLoop {
     if (handler.concurrency >= maxParallel && handler.ratePerSecond === Infinity) return batchSize
     const waiting = this.#limited.get(type)?.length ?? 0
     return Math.max(0, Math.min(batchSize, 2 * handler.concurrency, Math.ceil(handler.ratePerSecond)) - waiting)
-  }
-
-  async #connected(): Promise<PoolClient> {
-    if (this.#client !== undefined) return this.#client
-    const { pool, options } = this.#context
-    const client = await borrow(pool, options.connectTimeoutMs, 'the worker')
-    client.on('error', () => undefined)
-    return (this.#client = client)
   }
 
   /** Claims of which the answer was lost. */

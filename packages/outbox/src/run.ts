@@ -1,4 +1,12 @@
-import { ConflictError, HandlerError, issuePath, OperationTimeoutError, retryDelay, type SchemaResult, scrub } from '@common-handlers/core'
+import {
+  ConflictError,
+  HandlerError,
+  issuePath,
+  OperationTimeoutError,
+  retryDelay,
+  type SchemaResult,
+  scrub,
+} from '@common-handlers/core'
 import type { BoundHandler, DatabaseContext, ReceivedEvent, Verdict } from './handler.ts'
 import type { PendingEvent } from './pending.ts'
 import type { OutboxRepository } from './repository.ts'
@@ -132,7 +140,9 @@ export async function runHandler(event: PendingEvent, context: RunContext): Prom
   try {
     const payload: unknown = JSON.parse(event.payload)
     const checked = handler.schema?.['~standard'].validate(payload) ?? { value: payload }
-    const running = isThenable(checked) ? Promise.resolve(checked).then((result) => handle(result, context)) : handle(checked, context)
+    const running = isThenable(checked)
+      ? Promise.resolve(checked).then((result) => handle(result, context))
+      : handle(checked, context)
     return isThenable(running) ? await Promise.race([running, context.stopped]) : running
   } catch (error) {
     return failed(error)

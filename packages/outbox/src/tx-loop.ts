@@ -3,7 +3,8 @@ import { Alarm, Patience } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { Marks } from './marks.ts'
 import { type PendingEvent, readMeta, readPending } from './pending.ts'
-import { borrow, type PoolClient, textRows } from './pool.ts'
+import { OwnConnection } from './own-connection.ts'
+import { type PoolClient, textRows } from './pool.ts'
 import { claimText, finishText, type Finished, finishedJson, OutboxRepository } from './repository.ts'
 import { failed, type NotDone, type Outcome, type Repositories, RunContext, withLimit } from './run.ts'
 import { steps } from './steps.ts'
@@ -30,7 +31,7 @@ export class TxLoop {
   readonly #marks = new Marks()
   readonly #alarm = new Alarm()
   readonly #patience = new Patience()
-  #client: PoolClient | undefined
+  readonly #connection: OwnConnection
   /** The note of the batch before. */
   #over: string | undefined
   #current: RunContext | undefined
@@ -47,6 +48,7 @@ export class TxLoop {
   constructor(context: LoopContext, types: readonly string[]) {
     this.#context = context
     this.#types = types
+    this.#connection = new OwnConnection(context.pool, context.options.connectTimeoutMs, () => this.#lose())
   }
 
   get contexts(): Iterable<RunContext> {
@@ -81,14 +83,13 @@ export class TxLoop {
       }
       if (count > 0 || this.#stopping) continue
       this.#context.setIdle(this, true)
-      if (!(await this.#alarm.sleep(Math.min(this.#patience.next(options.pollInterval), this.#dueMs ?? Infinity)))) this.#marks.forget()
+      this.#connection.release()
+      if (!(await this.#alarm.sleep(Math.min(this.#patience.next(options.pollInterval), this.#dueMs ?? Infinity))))
+        this.#marks.forget()
     }
     await this.#solo
     this.#context.setIdle(this, false)
-    this.#client?.off('error', this.#onLost)
-    this.#client?.off('end', this.#onLost)
-    this.#client?.release()
-    this.#client = undefined
+    this.#connection.release()
   }
 
   runSolo(): Promise<void> {
@@ -296,23 +297,16 @@ export class TxLoop {
 
   /** Gives up the transaction, with all that was done in it. */
   #abandon(): void {
-    this.#client?.release(true)
-    this.#client = undefined
+    this.#connection.release(true)
   }
 
-  async #connected(): Promise<PoolClient> {
-    if (this.#client !== undefined) return this.#client
-    const { pool, options } = this.#context
-    const client = await borrow(pool, options.connectTimeoutMs, 'the worker')
+  #connected(): Promise<PoolClient> {
     this.#broken = false
-    client.on('error', this.#onLost)
-    client.on('end', this.#onLost)
-    return (this.#client = client)
+    return this.#connection.get()
   }
 
   /** What the handler does now is rolled back already: it need not go on. */
-  readonly #onLost = (): void => {
-    if (this.#client === undefined) return
+  #lose(): void {
     this.#broken = true
     this.#current?.stop(connectionLost(), { verdict: 'release' })
   }
