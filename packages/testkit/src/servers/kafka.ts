@@ -71,7 +71,17 @@ export async function startKafka(options: KafkaOptions = {}): Promise<KafkaServe
       const run = ['-Xmx384m', ...quickStart, '-cp', classPath]
       const users = secured === undefined ? [] : ['256', '512'].flatMap((bits) => scramUser(bits, secured.password))
       const cluster = randomBytes(16).toString('base64url').replace(/^-/, 'A')
-      await runClient(java.command, [...run, 'kafka.tools.StorageTool', 'format', '-t', cluster, '-c', file, ...users])
+      await runClient(java.command, [
+        ...run,
+        'kafka.tools.StorageTool',
+        'format',
+        '--ignore-formatted',
+        '-t',
+        cluster,
+        '-c',
+        file,
+        ...users,
+      ])
       const control = await launch({
         name: 'kafka',
         folder,

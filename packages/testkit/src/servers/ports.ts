@@ -25,7 +25,7 @@ export async function onFreePorts<T>(count: number, start: (ports: readonly numb
     try {
       return await start(await freePorts(count))
     } catch (error) {
-      const taken = error instanceof ServerStartError && /address already in use|failed to bind/i.test(error.logTail)
+      const taken = error instanceof ServerStartError && /address already in use|failed to bind|eaddrinuse/i.test(error.logTail)
       if (!taken || attempt === 3) throw error
     }
   }

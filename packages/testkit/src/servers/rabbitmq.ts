@@ -37,9 +37,9 @@ export async function startRabbitMq(options: RabbitMqOptions = {}): Promise<Rabb
   })
   return await inTemporaryFolder('rabbitmq', async (folder) => {
     const certificate = options.tls === true ? await serverCertificate(folder) : undefined
+    const [user, password] = ['test', randomUUID()]
     for (const name of ['data', 'log']) await mkdir(join(folder, name))
     return await onFreePorts(5, async ([port = 0, tlsPort = 0, managementPort = 0, nodePort = 0, epmdPort = 0]) => {
-      const [user, password] = ['test', randomUUID()]
       const settings = {
         'listeners.tcp.1': `127.0.0.1:${port}`,
         default_user: user,
