@@ -2,7 +2,10 @@ import type { CallOptions, CheckResult, Closable, CloseOptions, ConfigTree, Logg
 import type { z } from 'zod'
 import type { IngestedItem, IngestionResult } from './ingestion.ts'
 
-/** What a connector opens: a pool, a client, a session. Closing it twice is closing it once. */
+/**
+ * What a connector opens: a pool, a client, a session. It is kept and shared, so it finds its way back by itself after the
+ * server was gone. Closing it twice is closing it once, and ends the calls under way after `graceMs`.
+ */
 export interface Connection {
   close(options?: CloseOptions): Promise<void>
 }

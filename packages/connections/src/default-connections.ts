@@ -2,6 +2,8 @@ import type { CallOptions, CheckResult, CloseOptions, ConfigTree } from '@common
 import type { Leased } from './cache.ts'
 import { type ConnectionOptions, ConnectionRegistry } from './connections.ts'
 import type { ConfigArgument, Connection, ConnectionOf, Connector, ConnectorDefinition } from './contract.ts'
+import type { HttpClient } from './http/client.ts'
+import type { http } from './http/connector.ts'
 import type { ConfigSources } from './load.ts'
 
 // One for the process: what is asked for twice, in whatever part of a program, is opened once.
@@ -16,6 +18,11 @@ export function getConnection<Definition extends ConnectorDefinition>(
   config?: ConfigArgument<Definition>,
   options?: ConnectionOptions,
 ): Promise<Leased<ConnectionOf<Definition>>>
+export function getConnection(
+  protocol: 'http',
+  config?: ConfigArgument<typeof http>,
+  options?: ConnectionOptions,
+): Promise<Leased<HttpClient>>
 export function getConnection(
   protocol: string,
   config?: string | ConfigTree,

@@ -1,4 +1,5 @@
-export { type Leased } from './cache.ts'
+// Types are exported as types: the files that load a driver are not loaded for their sake.
+export type { Leased } from './cache.ts'
 export { type HttpConfig, type HttpConfigInput, httpConfigSchema } from './config.ts'
 export {
   type ByProtocol,
@@ -7,16 +8,16 @@ export {
   type ConnectionsOptions,
   createConnections,
 } from './connections.ts'
-export {
-  type ConfigArgument,
-  type Connection,
-  type ConnectionOf,
-  type Connector,
-  type ConnectorContext,
-  type ConnectorDefinition,
-  type FetchOptions,
-  type Layered,
-  type QueryOf,
+export type {
+  ConfigArgument,
+  Connection,
+  ConnectionOf,
+  Connector,
+  ConnectorContext,
+  ConnectorDefinition,
+  FetchOptions,
+  Layered,
+  QueryOf,
 } from './contract.ts'
 export { closeAllConnections, createConnector, getConnection, testConnection } from './default-connections.ts'
 export {
@@ -30,7 +31,7 @@ export {
   type ItemFacts,
   type Lineage,
 } from './ingestion.ts'
-export { type ConfigSources } from './load.ts'
-export { type HttpClient, type RestRequest, type RestResponse } from './http/client.ts'
+export type { ConfigSources } from './load.ts'
+export type { HttpClient, RestRequest, RestResponse } from './http/client.ts'
 export { http, type HttpQuery, type HttpRecordsQuery } from './http/connector.ts'
-export { type Pagination } from './http/pages.ts'
+export type { Pagination } from './http/pages.ts'

@@ -41,3 +41,17 @@ it('has example files that the schema of http takes', async () => {
     expect(explained.find(({ key }) => key === 'baseUrl')?.value).toBe('https://api.example.com/v2')
   }
 })
+
+it('loads no driver before it is asked for', async () => {
+  const code = `
+    import { createRequire } from 'node:module'
+    import { createConnections } from '@common-handlers/connections'
+    const loaded = () => Object.keys(createRequire('file:///x').cache).some((file) => file.includes('/undici/'))
+    const before = loaded()
+    await (await createConnections().getConnection('http', 'http://localhost')).close()
+    console.log(before, loaded())`
+  const { stdout } = await run(process.execPath, [source, '--input-type=module', '-e', code], {
+    cwd: folder,
+  })
+  expect(stdout).toBe('false true\n')
+})

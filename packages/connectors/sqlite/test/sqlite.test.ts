@@ -228,6 +228,21 @@ there is no connector for "ftp" here; there are: http, sqlite. Install it: npm i
 `)
 })
 
+it('loads SQLite with the first engine', async () => {
+  const code = `
+    import { getSqliteEngine } from '@common-handlers/sqlite'
+    const loaded = () => process.moduleLoadList.some((name) => name.endsWith(' sqlite'))
+    const before = loaded()
+    await getSqliteEngine('sqlite::memory:')
+    console.log(before, loaded())`
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['--conditions=@common-handlers/source', '--input-type=module', '-e', code],
+    { cwd: root },
+  )
+  expect(stdout).toBe('false true\n')
+})
+
 it('has example files that its schema takes', async () => {
   const names = (await readdir(join(root, 'examples'))).filter((name) => /\.(json|yaml)$/.test(name))
   expect(names).toHaveLength(2)

@@ -1,0 +1,58 @@
+import { execFile } from 'node:child_process'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { createServer, type Server } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { createConnections } from '@common-handlers/connections'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+
+const connections = createConnections({ variables: {} })
+let folder: string
+let server: Server
+let baseUrl: string
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'tls-'))
+  const [key, certificate] = [join(folder, 'server.key'), join(folder, 'server.pem')]
+  await promisify(execFile)('openssl', [
+    ...'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost'.split(' '),
+    '-addext',
+    'subjectAltName=IP:127.0.0.1',
+    '-keyout',
+    key,
+    '-out',
+    certificate,
+  ])
+  server = createServer({ key: await readFile(key), cert: await readFile(certificate) }, (_request, response) => {
+    response.end('private')
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  baseUrl = `https://127.0.0.1:${(server.address() as AddressInfo).port}`
+})
+
+afterAll(async () => {
+  await connections.closeAllConnections()
+  server.close()
+  await rm(folder, { recursive: true, force: true })
+})
+
+it('does not speak to a server whose certificate nobody vouches for, and does not try again', async () => {
+  const client = await connections.getConnection('http', { baseUrl, token: 'not for strangers' })
+  await expect(client.requestRest()).rejects.toMatchObject({
+    code: 'HTTP_TLS_FAILED',
+    retry: 'never',
+    message: expect.stringContaining('as ca') as string,
+  })
+  const { steps } = await connections.testConnection('http', { baseUrl })
+  expect(steps.map(({ ok, error }) => error?.code ?? ok)).toEqual([true, true, true, 'HTTP_TLS_FAILED'])
+})
+
+it('trusts the certificates in ca, given as such or as a file', async () => {
+  const file = join(folder, 'server.pem')
+  for (const ca of [await readFile(file, 'utf8'), `file:${file}`]) {
+    const client = await connections.getConnection('http', { baseUrl, ca })
+    expect((await client.requestRest()).bytes.toString()).toBe('private')
+  }
+})
