@@ -3,7 +3,7 @@ import { readProgress } from './log-progress.ts'
 import { assertMigrated } from './migrate.ts'
 import { LANES } from './migrations/001-outbox.ts'
 import { type OutboxNames, outboxNames, quoteLiteral } from './names.ts'
-import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
+import { type ConnectionPool, onBorrowed, type PoolClient, textRows } from './pool.ts'
 import { BLOCKED, type OutboxStats, readStats, STATE, statsText, WITH } from './stats.ts'
 
 export interface OutboxAdminOptions {
@@ -344,30 +344,16 @@ export class OutboxAdmin {
     return this.#transaction((client) => textRows(client, text, values))
   }
 
-  async #transaction<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
-    const client = await borrow(this.#pool, this.#timeoutMs, 'the administration of the outbox')
-    // Whoever lost it is told by the statement that fails; without a listener it would end the process.
-    const deaf = (): void => undefined
-    client.on('error', deaf)
-    try {
+  #transaction<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
+    return onBorrowed(this.#pool, this.#timeoutMs, 'the administration of the outbox', async (client) => {
       if (!this.#checked) await assertMigrated(client, this.#names)
       this.#checked = true
       // Only for this transaction: behind a pooler the session is another's next.
       await client.query(`BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#timeoutMs)}`)
       const value = await work(client)
       await client.query('COMMIT')
-      client.off('error', deaf)
-      client.release()
       return value
-    } catch (error) {
-      const undone = await client.query('ROLLBACK').then(
-        () => true,
-        () => false,
-      )
-      if (undone) client.off('error', deaf)
-      client.release(!undone)
-      throw error
-    }
+    })
   }
 }
 

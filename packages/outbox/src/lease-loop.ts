@@ -107,6 +107,8 @@ export class LeaseLoop {
   async run(): Promise<void> {
     const { gate, options } = this.#context
     for (;;) {
+      // A suspect that runs is settled where it was claimed.
+      if (this.#stopping) await this.#solo
       if (this.#stopping && this.#held() === 0) break
       if (!this.#inside && gate.closing && !this.#stopping) {
         await gate.enter()
@@ -134,7 +136,6 @@ export class LeaseLoop {
       }
       await this.#step(wanted ? room : 0, full, false)
     }
-    await this.#solo
     this.#leave()
     this.#context.setIdle(this, false)
     this.#connection.release()

@@ -1,5 +1,5 @@
 import { outboxNames } from './names.ts'
-import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
+import { type ConnectionPool, onBorrowed, type PoolClient, textRows } from './pool.ts'
 
 /** How far a consumer of the log is. */
 export interface LogProgress {
@@ -26,16 +26,7 @@ export async function logProgress(
   options: { readonly schema?: string | undefined } = {},
 ): Promise<LogProgress[]> {
   const { schema } = outboxNames(options.schema ?? 'outbox')
-  const client = await borrow(pool, 5000, 'the progress of the log')
-  let failure: Error | undefined
-  try {
-    return await readProgress(client, schema)
-  } catch (error) {
-    failure = error instanceof Error ? error : new Error(String(error))
-    throw error
-  } finally {
-    client.release(failure)
-  }
+  return await onBorrowed(pool, 5000, 'the progress of the log', (client) => readProgress(client, schema))
 }
 
 /** The same on a connection. */

@@ -3,7 +3,7 @@ import { outboxMigration } from './migrations/001-outbox.ts'
 import { operationsMigration } from './migrations/002-operations.ts'
 import { logMigration } from './migrations/003-log.ts'
 import { type OutboxNames, outboxNames } from './names.ts'
-import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
+import { type ConnectionPool, onBorrowed, type PoolClient, textRows } from './pool.ts'
 
 export interface Migration {
   readonly version: number
@@ -34,20 +34,7 @@ export interface MigrateResult {
  */
 export async function migrate(pool: ConnectionPool, options: MigrateOptions = {}): Promise<MigrateResult> {
   const names = outboxNames(options.schema ?? 'outbox')
-  const client = await borrow(pool, 10_000, 'the migration')
-  // Whoever lost it is told by the statement that fails; without a listener it would end the process.
-  const deaf = (): void => undefined
-  client.on('error', deaf)
-  let failure: Error | undefined
-  try {
-    return await run(client, names, options.dryRun ?? false)
-  } catch (error) {
-    failure = error instanceof Error ? error : new Error(String(error))
-    throw error
-  } finally {
-    if (failure === undefined) client.off('error', deaf)
-    client.release(failure)
-  }
+  return await onBorrowed(pool, 10_000, 'the migration', (client) => run(client, names, options.dryRun ?? false))
 }
 
 async function run(client: PoolClient, names: OutboxNames, dryRun: boolean): Promise<MigrateResult> {

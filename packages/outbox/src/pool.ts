@@ -74,3 +74,26 @@ export async function borrow(pool: ConnectionPool, timeoutMs: number, purpose: s
     clearTimeout(timer)
   }
 }
+
+/** Work on a connection of the pool, which is closed if the work fails. */
+export async function onBorrowed<T>(
+  pool: ConnectionPool,
+  timeoutMs: number,
+  purpose: string,
+  work: (client: PoolClient) => Promise<T>,
+): Promise<T> {
+  const client = await borrow(pool, timeoutMs, purpose)
+  // Whoever lost it is told by the statement that fails; without a listener it would end the process.
+  const deaf = (): void => undefined
+  client.on('error', deaf)
+  let failure: Error | undefined
+  try {
+    return await work(client)
+  } catch (error) {
+    failure = error instanceof Error ? error : new Error(String(error))
+    throw error
+  } finally {
+    if (failure === undefined) client.off('error', deaf)
+    client.release(failure)
+  }
+}

@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises'
 import { ConnectionError, type Logger } from '@common-handlers/core'
 import { assertMigrated } from './migrate.ts'
 import type { OutboxNames } from './names.ts'
-import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
+import { borrow, type ConnectionPool, onBorrowed, type PoolClient, textRows } from './pool.ts'
 
 /**
  * How the others know that a worker lives.
@@ -102,20 +102,8 @@ export class Presence {
       this.#turn = running.catch(() => undefined)
       return await running
     }
-    return await this.#runBorrowed(text, values)
-  }
-
-  async #runBorrowed(text: string, values: unknown[]): Promise<(string | null)[][]> {
     const { pool, connectTimeoutMs } = this.#options
-    const client = await borrow(pool, connectTimeoutMs, 'the worker')
-    try {
-      const rows = await textRows(client, text, values)
-      client.release()
-      return rows
-    } catch (error) {
-      client.release(true)
-      throw error
-    }
+    return await onBorrowed(pool, connectTimeoutMs, 'the worker', (borrowed) => textRows(borrowed, text, values))
   }
 
   async stop(): Promise<void> {

@@ -4,7 +4,7 @@ import { Alarm } from './alarm.ts'
 import { Outbox } from './enqueue.ts'
 import { assertMigrated } from './migrate.ts'
 import { type OutboxNames, outboxNames } from './names.ts'
-import { borrow, type ConnectionPool, type PoolClient, textRows } from './pool.ts'
+import { type ConnectionPool, onBorrowed, type PoolClient, textRows } from './pool.ts'
 
 /** An event that comes by the clock. */
 export interface Schedule {
@@ -205,20 +205,9 @@ export class Schedules {
     }
   }
 
-  async #lent<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
+  #lent<T>(work: (client: PoolClient) => Promise<T>): Promise<T> {
     const { pool, connectTimeoutMs } = this.#settled()
-    const client = await borrow(pool, connectTimeoutMs ?? 5000, 'the schedules')
-    const deaf = (): void => undefined
-    client.on('error', deaf)
-    let failed = true
-    try {
-      const value = await work(client)
-      failed = false
-      return value
-    } finally {
-      client.off('error', deaf)
-      client.release(failed)
-    }
+    return onBorrowed(pool, connectTimeoutMs ?? 5000, 'the schedules', work)
   }
 
   #settled(): ScheduleContext & { readonly names: OutboxNames; readonly log: Logger } {

@@ -217,7 +217,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       database: this.#database,
       gate: this.#gate,
       rates: this.#rates,
-      run: tracer === undefined ? runHandler : (event, context) => runTraced(tracer, event, context),
+      run: tracer === undefined ? runHandler : (event, one) => runTraced(tracer, event, one),
       durationOf: (run) => (this.listenerCount('settled') === 0 ? undefined : performance.now() - run.began),
       onSettled: (event, outcome, durationMs) => this.#settled(event, outcome, durationMs),
       onSuspects: () => void this.#runSolo(),

@@ -302,6 +302,17 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       expect(await own.one('SELECT count(*)::int FROM outbox.claim')).toBe(0)
     })
 
+    it('settles nothing under a claim that another one took over', async () => {
+      await own.put('a', [1, 2])
+      const ids = await own.one<string[]>('SELECT array_agg(id ORDER BY id) FROM outbox.event')
+      const insert = `INSERT INTO outbox.claim (worker_id, effect, ids) VALUES (1, 'lease', $1) RETURNING id`
+      const [gone, kept] = [await own.one<string>(insert, [[ids[0]]]), await own.one<string>(insert, [[ids[1]]])]
+      await own.pool.query('DELETE FROM outbox.claim WHERE id = $1', [gone])
+      const both = [gone, kept]
+      expect(await own.one('SELECT outbox.settle($1, $2, NULL, $2, NULL)', [ids, both])).toEqual([gone])
+      expect(await own.one('SELECT array_agg(id) FROM outbox.event')).toEqual([ids[0]])
+    })
+
     it('counts a retry once, however often it is said', async () => {
       await own.put('a', [1])
       const id = await own.one<string>('SELECT id FROM outbox.event')

@@ -45,7 +45,7 @@ describeWith(['postgres'], 'handlers that use the database', ({ postgres }) => {
       await own.worker({ handlers }).start()
       await own.put('first', [1, 2, 3])
       await until(empty)
-      expect(next.toSorted()).toEqual([1, 2, 3])
+      expect(next.toSorted((a, b) => a - b)).toEqual([1, 2, 3])
       expect(await written()).toEqual([1, 2, 3])
       await own.pool.query('DELETE FROM written')
     })

@@ -60,8 +60,8 @@ describeWith(['postgres'], 'publishing', async ({ postgres }) => {
     const server = createServer((request, response) => {
       void text(request).then((body) => {
         requests.push({ headers: request.headers, body, url: request.url })
-        const { status = 500, headers } = answers[requests.length - 1] ?? {}
-        response.writeHead(status, headers).end('what it says')
+        const answer = answers[requests.length - 1]
+        response.writeHead(answer?.status ?? 500, answer?.headers).end('what it says')
       })
     }).listen(0, '127.0.0.1')
     await once(server, 'listening')
