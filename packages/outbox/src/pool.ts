@@ -42,6 +42,9 @@ export async function textRows(client: PoolClient, text: string, values: unknown
   return rows as (string | null)[][]
 }
 
+/** Connections whose errors end nobody's process. */
+const heard = new WeakSet<PoolClient>()
+
 /** @throws OperationTimeoutError `OUTBOX_CONNECT_TIMEOUT` @throws ConnectionError `OUTBOX_CONNECTION_FAILED` */
 export async function borrow(pool: ConnectionPool, timeoutMs: number, purpose: string): Promise<PoolClient> {
   const connecting = pool.connect()
@@ -62,7 +65,11 @@ export async function borrow(pool: ConnectionPool, timeoutMs: number, purpose: s
     }, timeoutMs)
   })
   try {
-    return await Promise.race([connecting, late])
+    const client = await Promise.race([connecting, late])
+    // One that ends between two statements is found out by the next; without a listener it would end the process.
+    if (!heard.has(client)) client.on('error', () => undefined)
+    heard.add(client)
+    return client
   } catch (error) {
     if (error instanceof OperationTimeoutError) throw error
     throw new ConnectionError(`no connection for ${purpose}: ${error instanceof Error ? error.message : String(error)}`, {
