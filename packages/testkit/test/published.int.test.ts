@@ -49,6 +49,9 @@ const packages: Readonly<Record<string, Published>> = {
   connections: { examples: ['pages.ts'], driver: 'undici' },
   dataset: { examples: ['write-a-run.ts'], also: ['storage'] },
   'duckdb-handler': { examples: ['load-csv.ts'], driver: '@duckdb/node-api' },
+  outbox: { examples: ['orders.ts'], driver: 'pg', also: ['postgres-handler'] },
+  // Its example is what `outbox work` is given: its own tests run it.
+  'outbox-cli': { examples: [], driver: 'pg' },
   'postgres-handler': { examples: ['audit-log.ts'], driver: 'pg' },
   's3-handler': { examples: ['put-and-read.ts', 'rows-and-folders.ts'], driver: '@aws-sdk/client-s3' },
   storage: { examples: ['claim.ts'] },
