@@ -14,7 +14,7 @@ const points: Readonly<Record<'tx' | 'lease', readonly KillPoint[]>> = {
   lease: ['lease claimed', 'before write', 'after write', 'lease settling', 'lease settled'],
 }
 /** At which passing of the point the process dies. */
-const passings = Array.from({ length: 1 + proofSize }, (_, n) => 1 + (n % 3))
+const passings = Array.from({ length: proofSize }, (_, n) => 1 + ((n + 1) % 3))
 const EVENTS = 16
 
 describeWith(['postgres'], 'a worker process that is killed', ({ postgres }) => {
@@ -95,8 +95,9 @@ describeWith(['postgres'], 'a worker process that is killed', ({ postgres }) => 
       const schema = `killer ${effect}`
       await ownSchema(schema)
       const outbox = new Outbox({ schema })
+      const killer = { type: 'killer', payload: null, ...(effect === 'tx' ? { key: 'k0' } : {}) }
       const writes = Array.from({ length: 10 }, (_, n) => ({ type: 'write', payload: n, key: `k${n % 3}` }))
-      await outbox.enqueueMany(pool, [...writes, { type: 'killer', payload: null, key: 'k0' }, ...writes])
+      await outbox.enqueueMany(pool, [...writes, killer, ...writes])
       const endings: string[] = []
       while (endings.at(-1) !== '0' && endings.length < 8)
         endings.push(
@@ -116,9 +117,8 @@ describeWith(['postgres'], 'a worker process that is killed', ({ postgres }) => 
   it.for<Effect>(['tx', 'lease'])('is taken over: %s', async (effect, { annotate }) => {
     const schema = `rescue ${effect}`
     await ownSchema(schema)
-    const process = startWorkerProcess(address(), { schema, effect })
-    await process.says('ready')
     await new Outbox({ schema }).enqueue(pool, { type: 'hang', payload: null })
+    const process = startWorkerProcess(address(), { schema, effect })
     await process.says('it hangs')
     let taken = 0
     const handlers: Handlers = { hang: { effect, handler: () => void (taken = performance.now()) } }

@@ -356,7 +356,7 @@ describeWith(['postgres'], 'the outbox, against its model', ({ postgres }) => {
       expect(problems).toEqual([])
     })
     // Each round has a seed of its own, which is told with the path when it fails.
-    const end = performance.now() + 20_000 * proofSize
+    const end = performance.now() + 12_000 * proofSize
     while (performance.now() < end) await fc.assert(property, { numRuns: 5, endOnFailure: true })
   })
 })

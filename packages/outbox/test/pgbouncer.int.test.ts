@@ -86,9 +86,8 @@ describeWith(['postgres'], 'behind PgBouncer in transaction mode', ({ postgres }
   })
 
   it.each<Effect>(['tx', 'lease'])('frees what a worker held whose heart stopped, and only that: %s', async (effect) => {
-    const process = startWorkerProcess(bouncer, { effect })
-    await process.says('ready')
     await new Outbox().enqueue(pool, { type: 'hang', payload: null })
+    const process = startWorkerProcess(bouncer, { effect })
     await process.says('it hangs')
     process.kill()
     await process.ended

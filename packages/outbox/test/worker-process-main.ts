@@ -60,10 +60,9 @@ const handlers: Handlers = {
     },
   },
 }
-const worker = new OutboxWorker({ pool, handlers, schema, ...settings })
+const worker = new OutboxWorker({ pool, handlers, schema, connectTimeoutMs: 30_000, ...settings })
 // The server may be away: whoever started this process starts it again.
 await worker.start().catch(() => process.exit(3))
-process.stdout.write('ready\n')
 for (;;) {
   const left = await pool.query(`SELECT FROM "${schema}".event LIMIT 1`).catch(() => undefined)
   if (left?.rowCount === 0) break

@@ -26,10 +26,16 @@ export function startWorkerProcess(server: PostgresAddress, job: Omit<WorkerJob,
     said.add(line)
     waiting.get(line)?.()
   })
+  const ended = once(child, 'exit').then(([code, signal]: (number | string | null)[]) => String(signal ?? code))
   return {
-    ended: once(child, 'exit').then(([code, signal]: (number | string | null)[]) => String(signal ?? code)),
+    ended,
     says: async (line) => {
-      if (!said.has(line)) await new Promise<void>((resolve) => void waiting.set(line, resolve))
+      if (said.has(line)) return
+      const inTime = new Promise<void>((resolve) => void waiting.set(line, resolve))
+      const tooEarly = ended.then((how) =>
+        Promise.reject(new Error(`the worker process ended with ${how} and did not say: ${line}`)),
+      )
+      await Promise.race([inTime, tooEarly])
     },
     kill: () => void child.kill('SIGKILL'),
   }
