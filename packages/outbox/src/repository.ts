@@ -19,6 +19,8 @@ export interface RepositoryConnection {
   readonly client: PoolClient
   /** True where a transaction is open that is not the repository's to end. */
   readonly inTransaction: boolean
+  /** In place of BEGIN. */
+  readonly begin?: string
   /** Before each statement. @throws where the repository may not be used any more */
   before(): Promise<void> | void
   /** A statement failed, and no savepoint of the repository's own undoes it. */
@@ -84,7 +86,7 @@ export class OutboxRepository implements AsyncDisposable {
   async transaction<T>(work: (repository: this) => Promise<T>): Promise<T> {
     const savepoint = this.#connection.inTransaction || this.#depth > 0
     const name = `outbox_${this.#depth + 1}`
-    await this.#run((client) => client.query(savepoint ? `SAVEPOINT ${name}` : 'BEGIN'))
+    await this.#run((client) => client.query(savepoint ? `SAVEPOINT ${name}` : (this.#connection.begin ?? 'BEGIN')))
     this.#depth += 1
     try {
       const value = await work(this)
@@ -200,7 +202,10 @@ export const finishText = ({ schema }: OutboxNames): string => `SELECT ${schema}
 export const claimText = ({ schema }: OutboxNames): string =>
   `SELECT * FROM ${schema}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 
-/** A connection on loan, whose statements have a limit on the server while it is out. */
+/**
+ * A connection on loan, whose statements have a limit on the server while it is out. Behind a pooler in transaction mode,
+ * where a setting of the session would be others' too, only those inside a transaction have it.
+ */
 export async function onLoan(
   client: PoolClient,
   timeoutMs: number,
@@ -213,8 +218,15 @@ export async function onLoan(
     client.off('error', deaf)
     release(failure)
   }
+  let limited = false
   try {
-    await client.query(`SET statement_timeout = ${Math.trunc(timeoutMs)}`)
+    // A pooler answers the login with a process id of its own.
+    const [[set] = []] = await textRows(
+      client,
+      `SELECT CASE WHEN $1::int IS NULL OR pg_backend_pid() = $1 THEN set_config('statement_timeout', $2, false) END`,
+      [client.processID ?? null, String(Math.trunc(timeoutMs))],
+    )
+    limited = set !== null
   } catch (error) {
     const failure = error instanceof Error ? error : new Error(String(error))
     giveBack(failure)
@@ -223,11 +235,12 @@ export async function onLoan(
   return {
     client,
     inTransaction: false,
+    ...(limited ? {} : { begin: `BEGIN; SET LOCAL statement_timeout = ${Math.trunc(timeoutMs)}` }),
     before: () => undefined,
     async end(failure) {
       if (failure !== undefined) return giveBack(failure)
       try {
-        await client.query('ROLLBACK; RESET statement_timeout')
+        await client.query(limited ? 'ROLLBACK; RESET statement_timeout' : 'ROLLBACK')
         giveBack(undefined)
       } catch (error) {
         giveBack(error instanceof Error ? error : new Error(String(error)))

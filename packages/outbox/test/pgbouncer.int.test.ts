@@ -47,6 +47,22 @@ describeWith(['postgres'], 'behind PgBouncer in transaction mode', ({ postgres }
   const count = async (table: string): Promise<number> =>
     Number((await direct.query<{ n: string }>(`SELECT count(*) AS n FROM outbox.${table}`)).rows[0]?.n)
 
+  it('limits statements of a leased handler in its transactions, and those of nobody else', async () => {
+    const limits: unknown[] = []
+    const limit = `SELECT current_setting('statement_timeout') AS limit`
+    const handler = async (_: unknown, { getRepository }: DatabaseContext): Promise<void> => {
+      await using repository = await getRepository()
+      limits.push(...(await repository.transaction(() => repository.query<{ limit: string }>(limit))).rows)
+      limits.push(...(await repository.query(limit)).rows)
+    }
+    await started({ limited: { needsDb: true, queryTimeoutMs: 1234, handler } })
+    await new Outbox().enqueue(pool, { type: 'limited', payload: 1 })
+    await until(async () => (await count('event')) === 0)
+    expect(limits).toEqual([{ limit: '1234ms' }, { limit: '0' }])
+    const all = await Promise.all(Array.from({ length: 20 }, () => pool.query(limit)))
+    expect(all.flatMap(({ rows }) => rows)).toEqual(Array.from({ length: 20 }, () => ({ limit: '0' })))
+  })
+
   it('reads the log in order, one worker at a time', async () => {
     const handler = async (_: unknown, { event, getRepository }: DatabaseContext): Promise<void> => {
       await using repository = await getRepository()
