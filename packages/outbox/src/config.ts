@@ -70,7 +70,7 @@ export const workerConfigSchema: z.ZodType<WorkerConfig, WorkerConfigInput> = z
       .optional()
       .describe('Connections of the pool that handlers hold at a time, not above maxParallel; maxParallel by default'),
     connectTimeoutMs: ms().default(5000).describe('Time to get a connection'),
-    queryTimeoutMs: ms().default(10_000).describe('Time of one statement of a handler with the effect `tx`'),
+    queryTimeoutMs: ms().default(10_000).describe('Time of one statement of a handler, unless it says otherwise'),
     holdWarningMs: ms().default(10_000).describe('A handler that holds a connection of the pool for longer is reported'),
     maxAttempts: count().max(32_767).default(10).describe('Attempts before an event becomes a dead letter'),
     maxCrashes: count()

@@ -99,7 +99,7 @@ export interface DatabaseHandlerDefinition<P> extends HandlerSettings<P> {
   readonly usePool?: boolean | undefined
   /** Time to get a connection, 2–5 s are sound. Default 5000. */
   readonly connectTimeoutMs?: number | undefined
-  /** Time of one statement, 5–10 s are sound. Default 10 000. */
+  /** Time of one statement, 5–10 s are sound. Default: the worker's. */
   readonly queryTimeoutMs?: number | undefined
   readonly handler: (payload: P, context: DatabaseContext) => HandlerResult
 }
@@ -143,6 +143,7 @@ export interface HandlerDefaults {
   readonly maxParallel: number
   readonly maxAttempts: number
   readonly useConnectionPool: boolean
+  readonly queryTimeoutMs: number
 }
 
 export function bindHandler(type: string, given: AnyHandler, defaults: HandlerDefaults): BoundHandler {
@@ -162,7 +163,7 @@ export function bindHandler(type: string, given: AnyHandler, defaults: HandlerDe
     needsDb: database !== undefined,
     usePool: database?.usePool ?? defaults.useConnectionPool,
     connectTimeoutMs: database?.connectTimeoutMs ?? 5000,
-    queryTimeoutMs: database?.queryTimeoutMs ?? 10_000,
+    queryTimeoutMs: database?.queryTimeoutMs ?? defaults.queryTimeoutMs,
     handler: definition.handler as BoundHandler['handler'],
   }
 }

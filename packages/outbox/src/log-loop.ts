@@ -243,7 +243,7 @@ export class LogLoop {
 
   async #runAll(client: PoolClient, from: Meta, read: readonly Read[]): Promise<Progress> {
     const { handlers } = this.#consumer
-    const savepoint = new Savepoint(client, this.#context.schema)
+    const savepoint = new Savepoint(client, this.#context.schema, this.#context.queryTimeoutMs)
     const progress: Progress = {
       position: from.generation.position,
       over: 0,
@@ -272,6 +272,7 @@ export class LogLoop {
       progress.position = id
       progress.over += 1
     }
+    await savepoint.rest()
     return progress
   }
 

@@ -58,7 +58,7 @@ const of = (value: PerEvent, { event, payload }: Message): string => (typeof val
 
 export interface KafkaMessage {
   readonly topic: string
-  readonly key: string | undefined
+  readonly key?: string
   readonly value: string
   readonly headers: Record<string, string>
 }
@@ -80,7 +80,10 @@ export function toKafka(
   return publish(async (message) => {
     const { id, event, body } = message
     const headers = { ...event.headers, 'message-id': id, 'event-type': event.type }
-    await producer.send({ messages: [{ topic: of(topic, message), key: event.key, value: body, headers }], acks: -1 })
+    await producer.send({
+      messages: [{ topic: of(topic, message), ...(event.key === undefined ? {} : { key: event.key }), value: body, headers }],
+      acks: -1,
+    })
   }, settings)
 }
 

@@ -214,7 +214,7 @@ export class TxLoop {
   async #runAll(client: PoolClient, events: readonly PendingEvent[]): Promise<Ended[] | undefined> {
     const ended: Ended[] = []
     const blocked = new Set<string>()
-    const savepoint = new Savepoint(client, this.#context.schema)
+    const savepoint = new Savepoint(client, this.#context.schema, this.#context.queryTimeoutMs)
     for (const event of events) {
       const handler = this.#context.handlers.get(event.type)
       if (handler === undefined || this.#stopping || (event.key !== undefined && blocked.has(event.key))) {
@@ -235,6 +235,7 @@ export class TxLoop {
       if (outcome.verdict === 'retry' || outcome.verdict === 'release') if (event.key !== undefined) blocked.add(event.key)
       ended.push({ event, outcome, durationMs })
     }
+    await savepoint.rest()
     return ended
   }
 
@@ -340,6 +341,10 @@ export function isServerError(error: unknown): boolean {
 export class Savepoint implements Repositories {
   readonly #client: PoolClient
   readonly #schema: string
+  /** Of a statement: that of the worker's own. */
+  readonly #limitMs: number
+  /** The one that holds now; undefined after a ROLLBACK. */
+  #limitNow: number | undefined
   #standing = false
   #under = 0
   #begun: Promise<unknown> | undefined
@@ -347,9 +352,11 @@ export class Savepoint implements Repositories {
   failure: unknown
   abandoned = false
 
-  constructor(client: PoolClient, schema: string) {
+  constructor(client: PoolClient, schema: string, limitMs: number) {
     this.#client = client
     this.#schema = schema
+    this.#limitMs = limitMs
+    this.#limitNow = limitMs
   }
 
   /** A statement has not been answered yet. */
@@ -362,14 +369,14 @@ export class Savepoint implements Repositories {
     this.failure = undefined
   }
 
-  async open(_: BoundHandler, context: RunContext): Promise<OutboxRepository> {
+  async open({ queryTimeoutMs }: BoundHandler, context: RunContext): Promise<OutboxRepository> {
     const repository: OutboxRepository = new OutboxRepository(
       {
         client: this.#counting(context),
         inTransaction: true,
         before: () => {
           context.assertRunning()
-          return this.#begin()
+          return this.#begin(queryTimeoutMs)
         },
         failed: (error) => (this.failure ??= error),
         end: () => void context.open.delete(repository),
@@ -382,15 +389,22 @@ export class Savepoint implements Repositories {
 
   async undo(): Promise<void> {
     await this.#client.query('ROLLBACK TO SAVEPOINT outbox')
+    this.#limitNow = undefined
+  }
+
+  /** The handlers have run: what follows has the worker's own limit again. */
+  async rest(): Promise<void> {
+    const text = this.#limit(this.#limitMs)
+    if (text !== '') await this.#client.query(text)
   }
 
   /** Before the first statement of the handler. Statements that come at the same time wait for it too. */
-  async #begin(): Promise<void> {
+  async #begin(limitMs: number): Promise<void> {
     if (!this.used) {
       this.used = true
-      const text = this.#standing ? 'RELEASE SAVEPOINT outbox; SAVEPOINT outbox' : 'SAVEPOINT outbox'
+      const release = this.#standing ? 'RELEASE SAVEPOINT outbox; ' : ''
       this.#standing = true
-      this.#begun = this.#client.query(text)
+      this.#begun = this.#client.query(`${release}SAVEPOINT outbox;${this.#limit(limitMs)}`)
     }
     this.#under += 1
     try {
@@ -398,6 +412,12 @@ export class Savepoint implements Repositories {
     } finally {
       this.#under -= 1
     }
+  }
+
+  #limit(ms: number): string {
+    if (ms === this.#limitNow) return ''
+    this.#limitNow = ms
+    return `SET LOCAL statement_timeout = ${Math.trunc(ms)}`
   }
 
   #counting(context: RunContext): PoolClient {
