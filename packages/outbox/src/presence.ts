@@ -231,7 +231,13 @@ export class Presence {
         )
         if (beaten.length === 0) await this.#enter()
       }
-      const [[rescued] = []] = await this.run(`SELECT ${names.schema}.rescue($1, $2, $3)`, [this.#id, BEAT_LIMIT, maxCrashes])
+      const client = this.#client
+      const [[rescued, known] = []] = await this.run(
+        `SELECT ${names.schema}.rescue($1, $2, $3), EXISTS (SELECT FROM ${names.schema}.worker w WHERE w.id = $1)`,
+        [this.#id, BEAT_LIMIT, maxCrashes],
+      )
+      // Its row is gone though its session lives: it was buried by hand.
+      if (known === 'f' && client !== undefined) this.#leave(client)
       if (Number(rescued) > 0) {
         onRescue(Number(rescued))
         this.#options.onWake()
