@@ -72,23 +72,27 @@ describeWith(['postgres'], 'worker processes that are killed, on a server that c
       const kept = Array.from({ length: PROCESSES }, (_, place) => keepUp(place))
       let kills = 0
       let restarted = false
-      for (;;) {
-        const rest = await left()
-        const calm = kills === KILLS && restarted
-        if (rest === 0 && calm) break
-        // There is work as long as there is something to disturb.
-        if (!calm && rest < EVENTS / 2) await enqueue()
-        if (rest < total && kills < KILLS) {
-          processes[kills % PROCESSES]?.kill()
-          kills += 1
-        } else if (rest < total && !restarted) {
-          restarted = true
-          await server.restart()
+      try {
+        for (;;) {
+          const rest = await left()
+          const calm = kills === KILLS && restarted
+          if (rest === 0 && calm) break
+          // There is work as long as there is something to disturb.
+          if (!calm && rest < EVENTS / 2) await enqueue()
+          if (rest < total && kills < KILLS) {
+            processes[kills % PROCESSES]?.kill()
+            kills += 1
+          } else if (rest < total && !restarted) {
+            restarted = true
+            await server.restart()
+          }
+          await sleep(calm ? 50 : (proofSize * 200) / KILLS)
         }
-        await sleep(calm ? 50 : (proofSize * 200) / KILLS)
+      } finally {
+        over.abort()
+        for (const process of processes) process.kill()
+        await Promise.all(kept)
       }
-      over.abort()
-      await Promise.all(kept)
       const seconds = (performance.now() - began) / 1000
       await test.annotate(`${total} events in ${seconds.toFixed(1)} s, through ${kills} kills and a crash of the server`)
       expect(await ask(`SELECT count(*) AS n FROM "${schema}".dead_letter`)).toBe(0)

@@ -326,13 +326,20 @@ export function restartSuite(start: () => Promise<ServerAddress & ServerControl>
     const patience = { stallTimeoutMs: 5_000, timeoutMs: 5_000, retry: { maxDelayMs: 1_000 } }
     await using s3 = new S3Handler({ endpoint: proxy.endpoint, region, accessKeyId, secretAccessKey, bucket, ...patience })
     let restarted: Promise<void> | undefined
+    /** The request waits until the server is dead, so that this is in the middle, however slow the kill is. */
     const restartAt = (count: number, matches: (request: SeenRequest) => boolean): void => {
       restarted = undefined
       let seen = 0
+      let down: Promise<void> | undefined
       proxy.fault = (request) => {
-        if (matches(request) && ++seen === count) restarted = server.restart()
+        down = undefined
+        if (matches(request) && ++seen === count) {
+          down = server.down()
+          restarted = down.then(() => server.up())
+        }
         return undefined
       }
+      proxy.hold = () => down
     }
     try {
       const parts = mib / 8
