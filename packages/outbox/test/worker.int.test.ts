@@ -156,4 +156,21 @@ describeWith(['postgres'], 'the outbox', ({ postgres }) => {
       expect(await own.one('SELECT array_agg(type ORDER BY type) FROM outbox.event')).toEqual(['paused', 'unknown'])
     })
   })
+
+  it('is woken by what is written to the table itself, where the trigger is there', async () => {
+    await own.pool.query(
+      'CREATE TRIGGER wake AFTER INSERT ON outbox.event FOR EACH STATEMENT EXECUTE FUNCTION outbox.wake_on_insert()',
+    )
+    await own.worker({ handlers: { a: () => undefined } }).start()
+    await until(async () => (await own.one('SELECT count(*)::int FROM outbox.worker WHERE idle')) === 1)
+    const listener = await own.pool.connect()
+    let notified = false
+    listener.once('notification', () => (notified = true))
+    await listener.query('LISTEN "outbox:outbox"')
+    await own.put('a', [1])
+    await expect.poll(() => notified, { timeout: 20_000 }).toBe(true)
+    await until(empty)
+    listener.release(true)
+    await own.pool.query('DROP TRIGGER wake ON outbox.event')
+  })
 })

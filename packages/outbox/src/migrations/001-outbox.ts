@@ -104,6 +104,14 @@ BEGIN
   END IF;
 END $f$;
 
+-- wake_on_insert: for those who write to the table themselves:
+--   CREATE TRIGGER wake AFTER INSERT ON event FOR EACH STATEMENT EXECUTE FUNCTION wake_on_insert()
+CREATE FUNCTION ${s}.wake_on_insert() RETURNS trigger LANGUAGE plpgsql AS $f$
+BEGIN
+  PERFORM ${s}.wake();
+  RETURN NULL;
+END $f$;
+
 -- enqueue: one event, in the transaction of the caller. NULL: its dedup key was taken within its window.
 CREATE FUNCTION ${s}.enqueue(
   type text, payload json, headers json DEFAULT NULL, key text DEFAULT NULL, priority int DEFAULT 0,
