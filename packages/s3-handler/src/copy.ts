@@ -1,4 +1,5 @@
 import { type CallOptions, ConfigError, ConflictError, HandlerError, retry } from '@common-handlers/core'
+import { completeUpload } from './complete.ts'
 import type { ObjectDetails } from './driver.ts'
 import { encryptionIgnored, objectChanged } from './errors.ts'
 import {
@@ -211,7 +212,8 @@ async function copyInParts(job: CopyJob): Promise<string> {
     )
     await Promise.allSettled(workers)
     running.throwIfAborted()
-    return await complete(job, uploadId, etags)
+    const upload = { key, uploadId, etags, size: source.size, customerKey: customerKeyOf(options.encryption) }
+    return await completeUpload(driver, upload, signal, (work) => parts.try(signal, work))
   } catch (error) {
     const policy = { ...config.retry, budgetMs: CLEAN_UP_BUDGET_MS }
     const abort = (): Promise<void> => driver.abortMultipartUpload(key, uploadId, { signal: alone })
@@ -236,23 +238,6 @@ async function copyPart(
     { signal, headers, timeoutMs },
   )
   return quoted(answer.CopyPartResult?.ETag)
-}
-
-/** A completion whose answer was lost is found again by what it made. */
-async function complete(
-  { parts, key, signal, source, options }: CopyJob,
-  uploadId: string,
-  etags: readonly string[],
-): Promise<string> {
-  const customerKey = customerKeyOf(options.encryption)
-  try {
-    return await parts.try(signal, () => parts.driver.completeMultipartUpload(key, uploadId, etags, { signal }))
-  } catch (error) {
-    if (!isCode(error, 'S3_UPLOAD_NOT_FOUND')) throw error
-    const made = await parts.try(signal, () => parts.driver.headObject(key, { customerKey, signal }))
-    if (made.size === source.size && made.etag.endsWith(`-${etags.length}"`)) return made.etag
-    throw error
-  }
 }
 
 /** Parts are an upload of their own, which knows nothing of the tags of its source. */

@@ -213,7 +213,7 @@ export class S3Driver {
       const request = this.#getRequest(key, options)
       const { headers, body } = await this.#transport.open(request, credentials, { signal, stallTimeoutMs: 0 })
       try {
-        return { body, ...openedOf(headers, this.#request('GetObject', key, options)) }
+        return { body, ...openedOf(headers, this.request('GetObject', key, options)) }
       } catch (error) {
         body.on('error', () => undefined).destroy()
         throw error
@@ -230,7 +230,7 @@ export class S3Driver {
     options: Try & ReadRange & { readonly place: (head: OpenedHead, resume: () => void) => BodyMemory },
   ): Promise<void> {
     const { stallTimeoutMs, timeoutMs } = this.#config
-    const named = this.#request('GetObject', key, options)
+    const named = this.request('GetObject', key, options)
     const stop = new Stop(options.signal)
     const watch = (limitMs: number): void => stop.after(limitMs, () => bodyStalled(named, limitMs))
     try {
@@ -276,7 +276,7 @@ export class S3Driver {
     )
     const { etag, lastModified, length, contentEncoding, metadata, checksum } = openedOf(
       headers,
-      this.#request('HeadObject', key, options),
+      this.request('HeadObject', key, options),
     )
     const storageClass = headers['x-amz-storage-class']
     const tagCount = headers['x-amz-tagging-count']
@@ -348,7 +348,7 @@ export class S3Driver {
     // It stays: what is at the key by now may be somebody else's.
     const { encryption } = options
     if (encryption !== undefined && !isEncrypted(encryption, confirmedBy(answer)))
-      throw encryptionIgnored(this.#request('PutObject', key, options), encryption.kind, true)
+      throw encryptionIgnored(this.request('PutObject', key, options), encryption.kind, true)
     return quoted(answer['etag'])
   }
 
@@ -385,7 +385,7 @@ export class S3Driver {
     const headers = { ...options.headers, ...checksumHeaders(options.checksum) }
     const answer = await this.#upload('UploadPart', key, body, options, { query: { partNumber, uploadId }, headers })
     if (encryption !== undefined && !isEncrypted(encryption, confirmedBy(answer)))
-      throw encryptionIgnored(this.#request('UploadPart', key, options), encryption.kind, false)
+      throw encryptionIgnored(this.request('UploadPart', key, options), encryption.kind, false)
     return quoted(answer['etag'])
   }
 
@@ -630,7 +630,8 @@ export class S3Driver {
     return this.#transport.clockOffsetMs
   }
 
-  #request(action: string, key: string | undefined, { bucket = this.#config.bucket }: Pick<Try, 'bucket'>): S3Request {
+  /** A request as errors name it. */
+  request(action: string, key: string | undefined, { bucket = this.#config.bucket }: Pick<Try, 'bucket'> = {}): S3Request {
     return { action, bucket, key, endpoint: this.#config.endpoint }
   }
 
@@ -658,7 +659,7 @@ export class S3Driver {
   }
 
   async #once<T>(action: string, key: string | undefined, options: Try, send: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const request = this.#request(action, key, options)
+    const request = this.request(action, key, options)
     const limitMs = options.timeoutMs ?? this.#config.timeoutMs
     const stop = new Stop(options.signal)
     const { signal } = stop

@@ -340,6 +340,16 @@ export function encryptionIgnored(request: S3Request, kind: string, stored: bool
   })
 }
 
+/** The server says that an upload is complete, and the object is not there. Nothing was stored: it may be written again. */
+export function completionLost(request: S3Request): RemoteError {
+  return new RemoteError(`${place(request)} is not there, although the server says that its upload is complete: write it again`, {
+    code: 'S3_COMPLETION_LOST',
+    retry: 'safe',
+    serverCode: 'OK',
+    context: { ...request },
+  })
+}
+
 /** One try of a request was given no more time. */
 export function tookTooLong(request: S3Request, timeoutMs: number): OperationTimeoutError {
   return new OperationTimeoutError(`${request.action} on ${place(request)} took longer than ${timeoutMs} ms`, {

@@ -1,4 +1,4 @@
-import { createHash, hash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { open, type FileHandle } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import {
@@ -12,6 +12,7 @@ import {
   onAbort,
 } from '@common-handlers/core'
 import { type Checksum, type ChecksumAlgorithm, checksumOf, joinCrc32 } from './checksum.ts'
+import { completeUpload } from './complete.ts'
 import type { S3Driver } from './driver.ts'
 import { customerKeyHeaders, customerKeyOf, type ObjectHeaders } from './object-headers.ts'
 
@@ -414,24 +415,18 @@ class MultipartUpload {
     this.#headers.onProgress?.({ sent: this.#sent, size: this.#size })
   }
 
-  async #complete(): Promise<string> {
+  #complete(): Promise<string> {
     const { driver, signal, retry: retryOptions } = this.#context
-    const sums = { checksums: this.#checksums, checksum: this.#wholeChecksum() }
-    let unanswered = false
-    return retry(async () => {
-      try {
-        return await driver.completeMultipartUpload(this.#key, this.uploadId, this.#etags, { ...sums, signal })
-      } catch (error) {
-        if (!HandlerError.is(error)) throw error
-        // The try before may have completed it, and only its answer was lost.
-        if (unanswered && error.code === 'S3_UPLOAD_NOT_FOUND') {
-          const etag = await this.#completedBefore()
-          if (etag !== undefined) return etag
-        }
-        if (error.retry === 'if-idempotent') unanswered = true
-        throw error
-      }
-    }, retryOptions)
+    const upload = {
+      key: this.#key,
+      uploadId: this.uploadId,
+      etags: this.#etags,
+      size: this.#begun,
+      customerKey: customerKeyOf(this.#headers.encryption),
+      checksums: this.#checksums,
+      checksum: this.#wholeChecksum(),
+    }
+    return completeUpload(driver, upload, signal, (work) => retry(work, retryOptions))
   }
 
   /** The CRC32 of the whole from those of its parts; there is no such thing for SHA-256. */
@@ -440,18 +435,6 @@ class MultipartUpload {
     return this.#checksums.reduce((whole, part, index) =>
       whole === undefined || part === undefined ? undefined : joinCrc32(whole, part, this.#lengths[index] ?? 0),
     )
-  }
-
-  async #completedBefore(): Promise<string | undefined> {
-    const { driver, signal } = this.#context
-    const customerKey = customerKeyOf(this.#headers.encryption)
-    const found = await driver.headObject(this.#key, { customerKey, signal }).catch((error: unknown) => {
-      if (HandlerError.is(error) && error.outcome === 'not-found') return undefined
-      throw error
-    })
-    const ours =
-      found?.size === this.#begun && (found.etag === joinedEtag(this.#etags) || found.etag.endsWith(`-${this.#etags.length}"`))
-    return ours ? found.etag : undefined
   }
 
   async #takeAway(): Promise<void> {
@@ -470,13 +453,6 @@ class MultipartUpload {
       if (!gone) onLeftover({ key: this.#key, uploadId: this.uploadId, error })
     }
   }
-}
-
-/** The etag that S3 gives an object of parts: the MD5 of the parts' MD5s, and their number. */
-function joinedEtag(etags: readonly string[]): string {
-  const joined = createHash('md5')
-  for (const etag of etags) joined.update(Buffer.from(etag.replaceAll('"', ''), 'hex'))
-  return `"${joined.digest('hex')}-${etags.length}"`
 }
 
 function tooManyParts(key: string, partSize: number): CapacityError {

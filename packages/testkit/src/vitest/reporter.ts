@@ -6,19 +6,28 @@ interface Counts {
   readonly failed: number
 }
 
+/** What a line begins with that names a failure; {@link SummaryReporter} writes them last, but for the counts. */
+const FAILURE = 'failed: '
+/** So many are named; more of them have one cause, as a rule. */
+const FAILURES_NAMED = 20
+const FAILURE_LENGTH = 300
+
 /**
- * Says at the end which suites did not run for want of a server and, as the very last line, `N passed, N failed`.
+ * Says at the end which suites did not run for want of a server, one line a failure and, as the very last line,
+ * `N passed, N failed`.
  * Failed counts tests, and everything else that makes a run red: files and suites that broke, unhandled errors, a setup
  * that failed. Name it last among the reporters.
  */
 export class SummaryReporter implements Reporter {
   #counts: Counts | undefined
+  #failures: readonly string[] = []
   #watching = false
 
   onInit(vitest: Vitest): void {
     this.#watching = vitest.config.watch
     // Other reporters, and vitest itself when a setup fails, write after the hooks: only at the exit is this line the last.
-    if (!this.#watching) process.once('exit', (code) => writeSync(1, `${lastLine(this.#counts, code)}\n`))
+    if (!this.#watching)
+      process.once('exit', (code) => writeSync(1, [...this.#failures, lastLine(this.#counts, code), ''].join('\n')))
   }
 
   onTestRunEnd(modules: readonly TestModule[], unhandledErrors: readonly SerializedError[]): void {
@@ -27,6 +36,10 @@ export class SummaryReporter implements Reporter {
       writeSync(1, `\nNot run for want of a server:\n${missing.map((line) => `  ${line}\n`).join('')}`)
     }
     this.#counts = count(modules, unhandledErrors.length)
+    this.#failures = [
+      ...unhandledErrors.map((error) => failure('outside of any test', [error])),
+      ...modules.flatMap(failuresOf),
+    ].slice(0, FAILURES_NAMED)
     if (this.#watching) writeSync(1, `${lastLine(this.#counts, 0)}\n`)
   }
 }
@@ -54,6 +67,23 @@ function count(modules: readonly TestModule[], unhandledErrors: number): Counts 
     if (failed === before && (!module.ok() || module.state() !== 'passed') && module.state() !== 'skipped') failed++
   }
   return { passed, failed }
+}
+
+function failuresOf(module: TestModule): string[] {
+  const file = module.relativeModuleId
+  const broken = module.errors().length > 0 ? [failure(file, module.errors())] : []
+  const suites = [...module.children.allSuites()].filter((suite) => suite.errors().length > 0)
+  const tests = [...module.children.allTests()].filter((test) => ['failed', 'pending'].includes(test.result().state))
+  return [
+    ...broken,
+    ...suites.map((suite) => failure(`${file} > ${suite.fullName}`, suite.errors())),
+    ...tests.map((test) => failure(`${file} > ${test.fullName}`, test.result().errors ?? [])),
+  ]
+}
+
+function failure(where: string, errors: readonly { readonly message: string }[]): string {
+  const why = errors[0]?.message.replaceAll(/\s+/g, ' ') ?? 'cut off'
+  return `${FAILURE}${where}: ${why}`.slice(0, FAILURE_LENGTH)
 }
 
 function suitesNotRun(module: TestModule): string[] {
