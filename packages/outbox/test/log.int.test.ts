@@ -346,7 +346,8 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
           await insert(repository, 'a', event.id, payload)
           if (entered++ === 0) {
             await own.pool.query(
-              `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND state = 'idle in transaction'`,
+              `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle in transaction'`,
             )
           }
           seen.push(payload)
