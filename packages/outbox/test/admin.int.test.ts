@@ -231,11 +231,11 @@ describeWith(['postgres'], 'the administration of an outbox', ({ postgres }) => 
   it('survives the loss of its connection', async () => {
     const client = await own.connect()
     await client.query('BEGIN; LOCK TABLE outbox.policy')
-    const asked = admin().policy()
+    const refused = expect(admin().policy()).rejects.toThrow(/terminat/)
     const waiting = `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
     await until(async () => (await own.one<number | undefined>(waiting)) !== undefined)
     await own.pool.query(`SELECT pg_terminate_backend(pid) FROM (${waiting}) w`)
-    await expect(asked).rejects.toThrow(/terminat/)
+    await refused
     await client.query('ROLLBACK')
     client.release()
     expect((await admin().policy()).archiveDays).toBeUndefined()
