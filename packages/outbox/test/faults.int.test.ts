@@ -491,12 +491,19 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
           effect === 'log' ? { a: { effect, consumer: 'c', handler } } : { a: { effect, handler, queryTimeoutMs: 500 } }
         const worker = new OutboxWorker({ pool, handlers, queryTimeoutMs: 500, pollInterval: 100 })
         await worker.start()
+        const holder = (): Promise<number | undefined> =>
+          own.one(`SELECT pid FROM pg_locks JOIN pg_database d ON d.oid = database
+            WHERE locktype = 'advisory' AND granted AND datname = current_database() AND objid::bigint = (SELECT id FROM outbox.worker)`)
+        const before = await holder()
+        expect(before).toBeTypeOf('number')
         const events = [1, 2, 3].map((payload) => ({ type: 'a', payload }))
         await (effect === 'log' ? outbox.appendMany(own.pool, events) : outbox.enqueueMany(own.pool, events))
         const over = async (): Promise<boolean> =>
           effect === 'log' ? (await logProgress(own.pool))[0]?.lagEvents === 0 : await empty()
         await until(async () => seen.includes(3) && (await over()))
         // The same worker, known to the server under one id; what it had lost is ended there too.
+        await until(async () => ![before, undefined].includes(await holder()))
+        await until(async () => (await own.one<number>('SELECT count(*)::int FROM outbox.claim')) === 0)
         expect(await own.one('SELECT count(*)::int FROM outbox.worker')).toBe(1)
         expect(await own.one('SELECT count(*)::int FROM outbox.dead_letter')).toBe(0)
         await worker.stop()
