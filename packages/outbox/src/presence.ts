@@ -297,7 +297,8 @@ export class Presence {
           await this.run(
             `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY ($1) AND datname = current_database()
                 AND usename = current_user AND state_change < clock_timestamp() - $2 * interval '1 ms'`,
-            [silent, this.#options.silenceMs],
+            // It worked for a moment after the client began to wait for it.
+            [silent, this.#options.silenceMs / 2],
           )
         this.#silent = this.#silent.slice(silent.length)
       }
