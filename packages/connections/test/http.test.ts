@@ -453,7 +453,11 @@ describe('the test of a connection', () => {
     expect(await steps({ baseUrl, ...login })).toEqual([...begin, ['log in', false, 'HTTP_FORBIDDEN']])
     servers[0]?.closeAllConnections()
     servers[0]?.close()
-    expect((await steps({ baseUrl })).at(-1)).toEqual([`reach port ${port}`, false, 'HTTP_UNREACHABLE'])
-    expect((await steps({ baseUrl: 'http://nobody.invalid' })).at(-1)).toEqual(['find nobody.invalid', false, 'HTTP_UNREACHABLE'])
+    expect((await steps({ baseUrl })).at(-1)).toEqual([`reach port ${port}`, false, 'CONNECTIONS_PORT_REFUSED'])
+    expect((await steps({ baseUrl: 'http://nobody.invalid' })).at(-1)).toEqual([
+      'find nobody.invalid',
+      false,
+      'CONNECTIONS_NAME_UNKNOWN',
+    ])
   })
 })

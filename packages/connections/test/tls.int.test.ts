@@ -46,7 +46,7 @@ it('does not speak to a server whose certificate nobody vouches for, and does no
     message: expect.stringContaining('as ca') as string,
   })
   const { steps } = await connections.testConnection('http', { baseUrl })
-  expect(steps.map(({ ok, error }) => error?.code ?? ok)).toEqual([true, true, true, 'HTTP_TLS_FAILED'])
+  expect(steps.map(({ ok, error }) => error?.code ?? ok)).toEqual([true, true, true, 'CONNECTIONS_CERTIFICATE_UNTRUSTED'])
 })
 
 it('trusts the certificates in ca, given as such or as a file', async () => {

@@ -1,11 +1,9 @@
-import { lookup } from 'node:dns/promises'
-import { connect as connectTcp } from 'node:net'
 import { type CheckAttempt, HandlerError, runCheck } from '@common-handlers/core'
 import { type HttpConfig, type HttpConfigInput, httpConfigSchema } from '../config.ts'
 import type { ConnectorContext, ConnectorDefinition } from '../contract.ts'
 import { exactJson, type IngestedItem, ingestedItem } from '../ingestion.ts'
+import { networkSteps } from '../network-check.ts'
 import type { HttpClient, RestRequest } from './client.ts'
-import { toHttpError } from './errors.ts'
 import { pages, type Pagination, valueAt } from './pages.ts'
 
 /** What the `http` connector fetches; a path alone is one item, the whole answer. */
@@ -49,8 +47,14 @@ export const http: ConnectorDefinition<'http', HttpConfigInput, HttpConfig, Http
   test: async (config, { signal }) => {
     await using client = await createClient(config)
     const base = new URL(config.baseUrl)
+    const isSecure = base.protocol === 'https:'
     const steps: CheckAttempt[] = [
-      ...networkSteps(base, signal),
+      ...networkSteps({
+        host: base.hostname,
+        port: base.port === '' ? (isSecure ? 443 : 80) : Number(base.port),
+        ...(isSecure ? { tls: { ca: config.ca } } : {}),
+        signal,
+      }),
       ...(config.tokenUrl === undefined ? [] : [{ name: 'log in', run: async () => nothing(await client.login({ signal })) }]),
       { name: `ask for ${config.healthPath ?? base.pathname}`, run: () => ask(client, config, signal) },
     ]
@@ -76,42 +80,6 @@ async function ask(client: HttpClient, config: HttpConfig, signal: AbortSignal):
     if (config.healthPath === undefined && HandlerError.is(error) && error.code === 'HTTP_NOT_FOUND') return 'answered 404'
     throw error
   }
-}
-
-function networkSteps(url: URL, signal: AbortSignal): CheckAttempt[] {
-  const place = { method: 'GET', url }
-  const host = url.hostname.replace(/^\[|\]$/g, '')
-  const port = Number(url.port === '' ? (url.protocol === 'https:' ? 443 : 80) : url.port)
-  return [
-    {
-      name: `find ${host}`,
-      run: async () => {
-        try {
-          return (await lookup(host)).address
-        } catch (error) {
-          throw toHttpError(error, place)
-        }
-      },
-    },
-    {
-      name: `reach port ${port}`,
-      run: async () => {
-        const { promise, resolve, reject } = Promise.withResolvers<undefined>()
-        const socket = connectTcp({ host, port, signal, timeout: 10_000 })
-        socket.once('connect', () => resolve(undefined))
-        socket.once('timeout', () => reject(Object.assign(new Error('no answer in 10 s'), { code: 'UND_ERR_CONNECT_TIMEOUT' })))
-        socket.once('error', reject)
-        try {
-          return await promise
-        } catch (error) {
-          signal.throwIfAborted()
-          throw toHttpError(error, place)
-        } finally {
-          socket.destroy()
-        }
-      },
-    },
-  ]
 }
 
 async function* fetchItems(
