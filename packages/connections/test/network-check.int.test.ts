@@ -24,23 +24,36 @@ async function certificate(name: string, by = name, [from, to] = ['200101', '491
   const at = (file: string): string => join(folder, file)
   await run('openssl', [
     ...'req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'.split(' '),
-    ...['-subj', `/CN=${subject}`, '-keyout', at(`${name}.key`), '-out', at(`${name}.csr`)],
+    '-subj',
+    `/CN=${subject}`,
+    '-keyout',
+    at(`${name}.key`),
+    '-out',
+    at(`${name}.csr`),
   ])
   const database = at(`${name}.d`)
   await mkdir(database)
   await writeFile(join(database, 'index.txt'), '')
-  const settings = [
-    ...['[ca]', 'default_ca=own', '[own]', `new_certs_dir=${database}`, `database=${database}/index.txt`, 'rand_serial=yes'],
-    ...['default_md=sha256', 'policy=any', '[any]', 'commonName=supplied', '[more]'],
-    by === name ? 'basicConstraints=critical,CA:TRUE' : 'basicConstraints=CA:FALSE',
-    `subjectAltName=DNS:${subject}`,
-  ]
-  await writeFile(at(`${name}.cnf`), settings.join('\n'))
-  await run('openssl', [
-    ...['ca', '-batch', '-notext', '-config', at(`${name}.cnf`), '-extensions', 'more', '-in', at(`${name}.csr`)],
-    ...(by === name ? ['-selfsign'] : ['-cert', at(`${by}.pem`)]),
-    ...['-keyfile', at(`${by}.key`), '-startdate', `${from}000000Z`, '-enddate', `${to}000000Z`, '-out', at(`${name}.pem`)],
-  ])
+  await writeFile(
+    at(`${name}.cnf`),
+    `[ca]
+default_ca=own
+[own]
+new_certs_dir=${database}
+database=${database}/index.txt
+rand_serial=yes
+default_md=sha256
+policy=any
+[any]
+commonName=supplied
+[more]
+basicConstraints=${by === name ? 'critical,CA:TRUE' : 'CA:FALSE'}
+subjectAltName=DNS:${subject}
+`,
+  )
+  const files = `-config ${name}.cnf -keyfile ${by}.key -in ${name}.csr -out ${name}.pem ${by === name ? '-selfsign' : `-cert ${by}.pem`}`
+  const days = `-startdate ${from}000000Z -enddate ${to}000000Z`
+  await run('openssl', `ca -batch -notext -extensions more ${files} ${days}`.split(' '), { cwd: folder })
   return { key: await readFile(at(`${name}.key`), 'utf8'), cert: await readFile(at(`${name}.pem`), 'utf8') }
 }
 
