@@ -1,6 +1,7 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite'
 import { setImmediate } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
+import { duplicateColumn } from '@common-handlers/connections/sql'
 import {
   type CallOptions,
   type CheckResult,
@@ -12,7 +13,7 @@ import {
   withDeadline,
 } from '@common-handlers/core'
 import type { SqliteConfig } from './config.ts'
-import { duplicateColumn, parameterInvalid, toSqliteError } from './errors.ts'
+import { parameterInvalid, SQLITE, toSqliteError } from './errors.ts'
 
 /** What SQLite stores: NULL, INTEGER, REAL, TEXT, BLOB. */
 export type SqliteValue = null | bigint | number | string | Uint8Array
@@ -34,7 +35,7 @@ export class SqliteEngine implements Closable {
 
   constructor(config: SqliteConfig) {
     this.#config = config
-    this.#life = new Lifecycle('SqliteEngine', 'SQLITE', async () => this.#database?.close())
+    this.#life = new Lifecycle('SqliteEngine', SQLITE, async () => this.#database?.close())
   }
 
   /** The file. */
@@ -136,7 +137,7 @@ export class SqliteEngine implements Closable {
 
   #call<T>(options: CallOptions | undefined, action: string, work: () => T): Promise<T> {
     return this.#life.run(options?.signal, (signal) =>
-      withDeadline({ ...options, signal }, { prefix: 'SQLITE', action }, (deadline) => this.#patient(deadline.signal, work)),
+      withDeadline({ ...options, signal }, { prefix: SQLITE, action }, (deadline) => this.#patient(deadline.signal, work)),
     )
   }
 
@@ -192,7 +193,7 @@ export class SqliteEngine implements Closable {
 function rowReader(statement: StatementSync): (values: readonly SqliteValue[]) => SqliteRow {
   const names = statement.columns().map(({ name }) => name)
   const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice !== undefined) throw duplicateColumn(twice)
+  if (twice !== undefined) throw duplicateColumn(SQLITE, twice)
   return (values) => Object.fromEntries(names.map((name, index) => [name, values[index] ?? null]))
 }
 

@@ -1,0 +1,5 @@
+export { doubleQuoted, type SqlColumn, type SqlDialect, type SqlTable } from './dialect.ts'
+export { duplicateColumn, queryInvalid } from './errors.ts'
+export type { SqlRow, WatermarkValue } from './extraction.ts'
+export { sqlItems, type SqlSource } from './items.ts'
+export type { SqlQuery, SqlStatementQuery, SqlTableQuery } from './query.ts'
