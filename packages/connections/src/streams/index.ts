@@ -1,0 +1,4 @@
+// What connectors of message brokers share.
+export { consumeBatches, type ConsumeBatchesOptions, type Delivery, type Subscription } from './consume.ts'
+export type { BatchLimits, Consumed, Sink, StreamItem } from './contract.ts'
+export { contentKey, decodePayload, type Payload, type PayloadFormat, undecoded } from './payload.ts'
