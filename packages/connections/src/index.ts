@@ -2,7 +2,9 @@
 export type { Leased } from './cache.ts'
 export { type HttpConfig, type HttpConfigInput, httpConfigSchema } from './config.ts'
 export {
+  type AvailableProtocol,
   type ByProtocol,
+  type ConnectionKey,
   type ConnectionOptions,
   type Connections,
   type ConnectionsOptions,
@@ -19,7 +21,8 @@ export type {
   Layered,
   QueryOf,
 } from './contract.ts'
-export { closeAllConnections, createConnector, getConnection, testConnection } from './default-connections.ts'
+export { closeAllConnections, createConnector, doctor, getConnection, testConnection } from './default-connections.ts'
+export { type Diagnosis, type DoctorOptions, type DoctorReport, type NamedConnections, readConnections } from './doctor.ts'
 export {
   exactJson,
   type IngestedItem,
