@@ -226,12 +226,7 @@ export class LeaseLoop {
           limits,
           total,
           full,
-          this.#marks.lowClaim,
-          this.#marks.types,
-          this.#marks.priorities,
-          this.#marks.lows,
-          this.#marks.lane,
-          this.#marks.laneKey,
+          ...this.#marks.parameters,
           solo,
         ],
       )

@@ -163,12 +163,7 @@ export class TxLoop {
       this.#types.map(() => total),
       total,
       full,
-      this.#marks.lowClaim,
-      this.#marks.types,
-      this.#marks.priorities,
-      this.#marks.lows,
-      this.#marks.lane,
-      this.#marks.laneKey,
+      ...this.#marks.parameters,
       solo,
     ])
     const meta = readMeta(rows[0])

@@ -229,7 +229,7 @@ describeWith(['postgres'], 'the administration of an outbox', ({ postgres }) => 
   })
 
   it('survives the loss of its connection', async () => {
-    const client = await own.pool.connect()
+    const client = await own.connect()
     await client.query('BEGIN; LOCK TABLE outbox.policy')
     const asked = admin().policy()
     const waiting = `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`

@@ -254,8 +254,8 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await own.put('a', [1])
       await own.put('a', [2], { key: () => 'k' })
       const worker = await own.one<string>(`INSERT INTO outbox.worker (name, presence) VALUES ('w', 'heartbeat') RETURNING id`)
-      const lock = await own.pool.connect()
-      const claimer = await own.pool.connect()
+      const lock = await own.connect()
+      const claimer = await own.connect()
       try {
         await lock.query('BEGIN')
         // The table of paused types is read after the claims of the others.
@@ -282,7 +282,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
     it('does not look at keys of which all events wait for their time', async () => {
       await own.put('a', Array.from({ length: 500 }).fill(1), { key: (index) => `k${index}` })
       await own.pool.query(`UPDATE outbox.event SET available_at = clock_timestamp() + interval '1 hour'`)
-      const claimer = await own.pool.connect()
+      const claimer = await own.connect()
       try {
         await claimer.query('BEGIN')
         await claimer.query(`SELECT FROM outbox.claim(1, 'tx', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false)`)

@@ -12,7 +12,7 @@ describeWith(['postgres'], 'the inbox', ({ postgres }) => {
 
   /** Gives control over the end of the transaction. */
   const receive = async (message: string, end: 'COMMIT' | 'ROLLBACK' = 'COMMIT', meanwhile?: Promise<void>) => {
-    const client = await own.pool.connect()
+    const client = await own.connect()
     try {
       await client.query('BEGIN')
       const processed = await inbox.processOnce(client, message, async () => {
@@ -33,7 +33,7 @@ describeWith(['postgres'], 'the inbox', ({ postgres }) => {
     expect(second).toEqual({ duplicate: true, processedAt: expect.any(Date) })
     if (second.duplicate) expect(Math.abs(second.processedAt.getTime() - Date.now())).toBeLessThan(60_000)
     expect(await receive('m 2')).toEqual({ duplicate: false, value: 'done' })
-    const client = await own.pool.connect()
+    const client = await own.connect()
     await client.query('BEGIN')
     const other = await new Inbox({ consumer: 'shipping' }).processOnce(client, 'm 1', () => 7)
     await client.query('COMMIT')
@@ -68,7 +68,7 @@ describeWith(['postgres'], 'the inbox', ({ postgres }) => {
   })
 
   it('leaves no note when the work fails', async () => {
-    const client = await own.pool.connect()
+    const client = await own.connect()
     await client.query('BEGIN')
     await expect(inbox.processOnce(client, 'm', () => Promise.reject(new Error('no')))).rejects.toThrow('no')
     await client.query('ROLLBACK')
@@ -83,7 +83,7 @@ describeWith(['postgres'], 'the inbox', ({ postgres }) => {
   })
 
   it('takes connections that give rows as arrays', async () => {
-    const client = await own.pool.connect()
+    const client = await own.connect()
     const transaction: EnqueueInto = {
       getRows: async (text, values) =>
         (await client.query<unknown[]>({ text, values: [...(values ?? [])], rowMode: 'array' })).rows,

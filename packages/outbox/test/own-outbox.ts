@@ -9,6 +9,8 @@ export interface OwnOutbox {
   readonly address: PostgresAddress
   /** A worker that is stopped at the end of the test. It is not started. */
   worker(options: Omit<OutboxWorkerOptions, 'pool'> & { readonly pool?: OutboxWorkerOptions['pool'] }): OutboxWorker
+  /** A connection of the pool that is given back at the end of the test, whatever became of its transaction. */
+  connect(): Promise<pg.PoolClient>
   /** One value of one row. */
   one<T = unknown>(text: string, values?: unknown[]): Promise<T>
   /** Enqueues plain events, in one statement. */
@@ -19,6 +21,7 @@ export function ownOutbox(server: PostgresAddress, max = 30): OwnOutbox {
   let database: Awaited<ReturnType<typeof createDatabase>> | undefined
   let pool: pg.Pool | undefined
   const workers: OutboxWorker[] = []
+  const taken = new Map<pg.PoolClient, pg.PoolClient['release']>()
   const ready = <T>(value: T | undefined): T => {
     if (value === undefined) throw new Error('asked for before beforeAll')
     return value
@@ -31,6 +34,9 @@ export function ownOutbox(server: PostgresAddress, max = 30): OwnOutbox {
     await migrate(pool)
   })
   afterEach(async () => {
+    // A test that failed left its transaction open: its locks would hold up all that come after it.
+    for (const release of taken.values()) release(true)
+    taken.clear()
     await Promise.all(workers.splice(0).map((worker) => worker.stop({ graceMs: 0 })))
     await pool?.query(
       'DELETE FROM outbox.event; DELETE FROM outbox.claim; DELETE FROM outbox.dead_letter; DELETE FROM outbox.paused',
@@ -42,6 +48,18 @@ export function ownOutbox(server: PostgresAddress, max = 30): OwnOutbox {
     await database?.drop()
   })
   return {
+    async connect() {
+      const client = await ready(pool).connect()
+      const release = client.release.bind(client)
+      // Its server process may be ended by the test, or with the database.
+      client.on('error', () => undefined)
+      taken.set(client, release)
+      client.release = (error) => {
+        taken.delete(client)
+        release(error)
+      }
+      return client
+    },
     get pool() {
       return ready(pool)
     },

@@ -13,7 +13,7 @@ describeWith(['postgres'], 'the outbox', ({ postgres }) => {
     it('hands each committed event to its handler once, and none that was rolled back', async () => {
       const seen: unknown[] = []
       await own.worker({ handlers: { a: { effect, handler: (payload) => void seen.push(payload) } } }).start()
-      const client = await own.pool.connect()
+      const client = await own.connect()
       await client.query('BEGIN')
       await outbox.enqueue(client, { type: 'a', payload: { n: 1 } })
       await client.query('ROLLBACK')
@@ -163,7 +163,7 @@ describeWith(['postgres'], 'the outbox', ({ postgres }) => {
     )
     await own.worker({ handlers: { a: () => undefined } }).start()
     await until(async () => (await own.one('SELECT count(*)::int FROM outbox.worker WHERE idle')) === 1)
-    const listener = await own.pool.connect()
+    const listener = await own.connect()
     let notified = false
     listener.once('notification', () => (notified = true))
     await listener.query('LISTEN "outbox:outbox"')
