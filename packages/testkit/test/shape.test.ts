@@ -21,7 +21,8 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/duckdb-handler': ['core', '@duckdb/node-api'],
   'packages/outbox': ['core', 'croner'],
   'packages/outbox-cli': ['cli', 'core', 'outbox', 'pg', 'zod'],
-  'packages/connections': ['core', 'undici'],
+  'packages/connections': ['core', 'storage', 'undici'],
+  'packages/connections-cli': ['cli', 'connections', 'core', 'zod'],
   'packages/connectors/sqlite': ['connections', 'core'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
@@ -89,7 +90,7 @@ describe.each(Object.keys(dependencies))('%s', (folder) => {
     expect(Object.keys(manifest.dependencies ?? {}).toSorted()).toEqual(expected.toSorted())
     expect(manifest.optionalDependencies).toBeUndefined()
     // A program brings its zod along.
-    const program = folder.startsWith('apps/') || folder === 'packages/outbox-cli'
+    const program = folder.startsWith('apps/') || folder.endsWith('-cli')
     const peers = folder === 'apps/ingestor' ? [`${scope}duckdb-handler`] : program ? undefined : ['zod']
     expect(manifest.peerDependencies === undefined ? undefined : Object.keys(manifest.peerDependencies)).toEqual(peers)
   })

@@ -1,0 +1,57 @@
+import { retry } from '@common-handlers/core'
+import { nameRefused } from './errors.ts'
+import { comparePlaces, isMatch, mayHold, placeOf, type Selection } from './query.ts'
+import { joinPath, type RemoteEntry, type RemoteFiles } from './remote-files.ts'
+
+/** A file that was asked for. */
+export interface FoundFile {
+  readonly file: RemoteEntry
+  /** Its path below the folder: where it stands in a target. */
+  readonly relative: string
+}
+
+/** The files of a selection in their order. Takes memory for each of them, and for no file of the server beside. */
+export async function findFiles(remote: RemoteFiles, selection: Selection, signal: AbortSignal): Promise<FoundFile[]> {
+  const { path, pattern, since, after } = selection
+  const found: FoundFile[] = []
+  const take = (file: RemoteEntry, relative: string): void => {
+    const place = placeOf(file)
+    const isNew = place.modifiedAt >= since && (after === undefined || comparePlaces(place, after) > 0)
+    if (isNew && isMatch(relative, pattern)) found.push({ file, relative })
+  }
+  const walk = async (folder: string, above: string): Promise<void> => {
+    for (const entry of await listed(remote, folder, signal)) {
+      const name = nameIn(folder, entry)
+      if (name === undefined) continue
+      const relative = `${above}${name}`
+      if (entry.kind === 'file') take(entry, relative)
+      else if (mayHold(relative, pattern)) await walk(entry.path, `${relative}/`)
+    }
+  }
+  const top = path === '' || path.endsWith('/') ? undefined : await stat(remote, path, signal)
+  if (top?.kind === 'file') take(top, path.slice(path.lastIndexOf('/') + 1))
+  else await walk(path, '')
+  return found.toSorted((one, other) => comparePlaces(placeOf(one.file), placeOf(other.file)))
+}
+
+/** What the server says of a file, asked again where the connection breaks. */
+export function stat(remote: RemoteFiles, path: string, signal: AbortSignal): Promise<RemoteEntry> {
+  const { policy } = remote
+  return retry(() => remote.stat(path, signal), { policy, signal, idempotent: true })
+}
+
+function listed(remote: RemoteFiles, folder: string, signal: AbortSignal): Promise<RemoteEntry[]> {
+  const { policy } = remote
+  return retry(() => Array.fromAsync(remote.list(folder, signal)), { policy, signal, idempotent: true })
+}
+
+/** The name of an entry; undefined for those that stand for the folder itself and the one above. */
+function nameIn(folder: string, { path, kind }: RemoteEntry): string | undefined {
+  const above = joinPath(folder, '')
+  const name = path.startsWith(above) ? path.slice(above.length) : undefined
+  if (name === undefined || name === '' || /[/\0]/.test(name))
+    throw nameRefused(path, 'it does not stand in the folder that was listed')
+  if (name !== '.' && name !== '..') return name
+  if (kind === 'folder') return undefined
+  throw nameRefused(path, '"." and ".." are no names of files')
+}

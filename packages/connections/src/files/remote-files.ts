@@ -1,0 +1,46 @@
+import type { RetryPolicy } from '@common-handlers/core'
+
+/** What a server says of a file or a folder. */
+export interface RemoteEntry {
+  /** As the server takes it: absolute, or relative to where a session starts. Names stand between `/`. */
+  readonly path: string
+  readonly kind: 'file' | 'folder'
+  /** In bytes, as they come over the wire; undefined where the server does not say. */
+  readonly size?: number | undefined
+  readonly modifiedAt?: Date | undefined
+  /** Changes with the content, where the server has such a thing. */
+  readonly etag?: string | undefined
+  readonly mediaType?: string | undefined
+  /** How the bytes are encoded on their way (`gzip`, `br`, `zstd`); what is kept of them is decoded. */
+  readonly encoding?: string | undefined
+}
+
+/**
+ * The files of a server, as every file protocol has them. Each call obeys its signal, and makes a new connection where the
+ * last one is gone; none is tried again in here.
+ */
+export interface RemoteFiles {
+  /** How often and how long a step is tried: a listing, a question, the next bytes. */
+  readonly policy: Partial<RetryPolicy>
+  /** How long nothing may come, in milliseconds. */
+  readonly timeoutMs: number
+  /** A path as a URL, without secrets: `sftp://etl@files.example.com:22/out/a.csv`. */
+  urlOf(path: string): string
+  /** What stands in one folder, in any order. @throws NotFoundError */
+  list(folder: string, signal: AbortSignal): AsyncIterable<RemoteEntry>
+  /** @throws NotFoundError */
+  stat(path: string, signal: AbortSignal): Promise<RemoteEntry>
+  /**
+   * The bytes of a file from `offset` on. Leaving the loop, and the signal, let go of what it holds.
+   * @throws NotFoundError
+   */
+  read(file: RemoteEntry, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array>
+}
+
+/** True when nothing that the server says of a file tells one from the other. */
+export const isSameFile = (one: RemoteEntry, other: RemoteEntry): boolean =>
+  one.size === other.size && one.modifiedAt?.getTime() === other.modifiedAt?.getTime() && one.etag === other.etag
+
+/** `folder/name`, and `name` for the folder `''`. */
+export const joinPath = (folder: string, name: string): string =>
+  folder === '' || folder.endsWith('/') ? `${folder}${name}` : `${folder}/${name}`
