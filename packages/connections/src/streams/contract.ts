@@ -3,8 +3,8 @@ import type { IngestedItem } from '../ingestion.ts'
 /** A message as it is handed to a sink. `source` and `key` together tell it from every other message, whoever reads it and how often. */
 export interface StreamItem extends IngestedItem {
   readonly key: string
-  /** The payload byte by byte; `data` is what was made of it. */
-  readonly received: Uint8Array
+  /** The payload byte by byte, of which `data` was made; null where there was none, as in a tombstone of Kafka. */
+  readonly received: Uint8Array | null
   /** True when the broker says that it has given this message to nobody before: no sink can have it yet. */
   readonly first?: boolean | undefined
 }
