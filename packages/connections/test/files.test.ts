@@ -51,8 +51,12 @@ class FakeRemote implements RemoteFiles {
     return `fake://host/${path}`
   }
 
-  async *list(at: string): AsyncGenerator<RemoteEntry> {
+  async list(at: string): Promise<RemoteEntry[]> {
     this.listed.push(at)
+    return [...this.#entries(at)]
+  }
+
+  *#entries(at: string): Generator<RemoteEntry> {
     const above = at === '' ? '' : `${at.replace(/\/$/, '')}/`
     yield { path: `${above}.`, kind: 'folder' }
     yield { path: `${above}..`, kind: 'folder' }
@@ -72,9 +76,9 @@ class FakeRemote implements RemoteFiles {
     return this.#entry(path)
   }
 
-  async *read({ path }: RemoteEntry, offset: number, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-    this.reads.push(`${path}@${offset}`)
-    for (let at = offset; ; at += 4) {
+  async *read(path: string, { start = 0, signal = new AbortController().signal }: ReadOptions): AsyncGenerator<Uint8Array> {
+    this.reads.push(`${path}@${start}`)
+    for (let at = start; ; at += 4) {
       await this.onChunk(path, at, signal)
       const chunk = this.#kept(path).bytes.subarray(at, at + 4)
       if (chunk.byteLength === 0) return
@@ -278,10 +282,6 @@ describe('a connection that breaks', () => {
     await expect(fetch(remote)).rejects.toMatchObject({ code: 'FILES_STALLED' })
 
     const short = new FakeRemote().put('a', '0123456789')
-    const read = short.read.bind(short)
-    short.read = async function* (file, offset, signal) {
-      yield* read(file, offset, signal)
-    }
     const { stat } = short
     short.stat = async (path) => ({ ...(await stat.call(short, path)), size: 12 })
     await expect(fetch(short, 'a')).rejects.toMatchObject({ code: 'FILES_INCOMPLETE' })

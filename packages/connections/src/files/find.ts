@@ -37,12 +37,12 @@ export async function findFiles(remote: RemoteFiles, selection: Selection, signa
 /** What the server says of a file, asked again where the connection breaks. */
 export function stat(remote: RemoteFiles, path: string, signal: AbortSignal): Promise<RemoteEntry> {
   const { policy } = remote
-  return retry(() => remote.stat(path, signal), { policy, signal, idempotent: true })
+  return retry(() => remote.stat(path, { signal }), { policy, signal, idempotent: true })
 }
 
 function listed(remote: RemoteFiles, folder: string, signal: AbortSignal): Promise<RemoteEntry[]> {
   const { policy } = remote
-  return retry(() => Array.fromAsync(remote.list(folder, signal)), { policy, signal, idempotent: true })
+  return retry(() => remote.list(folder, { signal }), { policy, signal, idempotent: true })
 }
 
 /** The name of an entry; undefined for those that stand for the folder itself and the one above. */

@@ -62,11 +62,11 @@ class Reader {
   readonly #signal: AbortSignal
   readonly #chunks: AsyncIterator<Uint8Array>
 
-  constructor(remote: RemoteFiles, file: RemoteEntry, offset: number, signal: AbortSignal) {
+  constructor(remote: RemoteFiles, file: RemoteEntry, start: number, signal: AbortSignal) {
     this.#path = file.path
     this.#timeoutMs = remote.timeoutMs
     this.#signal = AbortSignal.any([signal, this.#abort.signal])
-    this.#chunks = remote.read(file, offset, this.#signal)[Symbol.asyncIterator]()
+    this.#chunks = remote.read(file.path, { start, version: file, signal: this.#signal })[Symbol.asyncIterator]()
   }
 
   async next(): Promise<Uint8Array | undefined> {

@@ -1,4 +1,4 @@
-import type { RetryPolicy } from '@common-handlers/core'
+import type { CallOptions, RetryPolicy } from '@common-handlers/core'
 
 /** What a server says of a file or a folder. */
 export interface RemoteEntry {
@@ -27,14 +27,19 @@ export interface RemoteFiles {
   /** A path as a URL, without secrets: `sftp://etl@files.example.com:22/out/a.csv`. */
   urlOf(path: string): string
   /** What stands in one folder, in any order. @throws NotFoundError */
-  list(folder: string, signal: AbortSignal): AsyncIterable<RemoteEntry>
+  list(folder: string, options?: CallOptions): Promise<RemoteEntry[]>
   /** @throws NotFoundError */
-  stat(path: string, signal: AbortSignal): Promise<RemoteEntry>
-  /**
-   * The bytes of a file from `offset` on. Leaving the loop, and the signal, let go of what it holds.
-   * @throws NotFoundError
-   */
-  read(file: RemoteEntry, offset: number, signal: AbortSignal): AsyncIterable<Uint8Array>
+  stat(path: string, options?: CallOptions): Promise<RemoteEntry>
+  /** The bytes of a file. Leaving the loop, and the signal, let go of what it holds. @throws NotFoundError */
+  read(path: string, options?: ReadOptions): AsyncIterable<Uint8Array>
+}
+
+/** How a file is read. */
+export interface ReadOptions extends Pick<CallOptions, 'signal'> {
+  /** The first byte that is wanted. Default 0. */
+  readonly start?: number | undefined
+  /** What was said of the file before, for a protocol that can ask for that version and no other. */
+  readonly version?: RemoteEntry | undefined
 }
 
 /** True when nothing that the server says of a file tells one from the other. */
