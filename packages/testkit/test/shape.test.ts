@@ -23,6 +23,7 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/outbox-cli': ['cli', 'core', 'outbox', 'pg', 'zod'],
   'packages/connections': ['core', 'storage', 'undici'],
   'packages/connections-cli': ['cli', 'connections', 'core', 'zod'],
+  'packages/connectors/postgres': ['connections', 'core', 'pg', 'pg-cursor'],
   'packages/connectors/sqlite': ['connections', 'core'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
@@ -37,6 +38,7 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/duckdb-handler': '@duckdb/node-api',
   'packages/outbox-cli': 'pg',
   'packages/connections': 'undici',
+  'packages/connectors/postgres': 'pg',
   'packages/connectors/sqlite': 'node:sqlite',
 }
 

@@ -1,0 +1,286 @@
+import { networkSteps, type NetworkTls } from '@common-handlers/connections/check'
+import { duplicateColumn } from '@common-handlers/connections/sql'
+import {
+  type CallOptions,
+  type CheckResult,
+  type Closable,
+  type CloseOptions,
+  Lifecycle,
+  onAbort,
+  runCheck,
+  withDeadline,
+} from '@common-handlers/core'
+import { type PostgresConfig, tlsOptions } from './config.ts'
+import { connectClient, type PostgresClient, type StatementResult } from './driver.ts'
+import { type Circumstances, connectTimeout, parameterInvalid, POSTGRES, toPostgresError } from './errors.ts'
+import { Pool } from './pool.ts'
+import { startTls } from './ssl-request.ts'
+import { type PostgresInput, type PostgresRow, type PostgresValue, sizeOf, toBound } from './values.ts'
+
+/** A stream asks for about so many bytes at a time, and for so few rows before it knows how large they are. */
+const PORTION_BYTES = 1024 * 1024
+const FIRST_ROWS = 16
+const MOST_ROWS = 4096
+
+type Bound = readonly (string | Buffer | null)[]
+
+/** What is done on the connection of a transaction; errors are ours already. */
+export interface Transaction {
+  run(sql: string, parameters?: readonly PostgresInput[]): Promise<StatementResult>
+  /** COPY FROM STDIN; says how many rows the server took. */
+  copyIn(sql: string, chunks: AsyncIterable<Buffer>): Promise<number>
+}
+
+/** A pool of connections to one database. */
+export class PostgresEngine implements Closable {
+  readonly #config: PostgresConfig
+  readonly #life: Lifecycle
+  readonly #pool: Pool
+
+  constructor(config: PostgresConfig) {
+    this.#config = config
+    this.#pool = new Pool({
+      max: config.maxConnections,
+      idleMs: config.idleTimeoutMs,
+      waitMs: config.connectTimeoutMs,
+      target: this.target,
+      connect: (signal) => this.#login(signal),
+    })
+    this.#life = new Lifecycle('PostgresEngine', POSTGRES, () => this.#pool.close())
+  }
+
+  /** `user@host:port/database` */
+  get target(): string {
+    const { username, host, port, database } = this.#config
+    return `${username}@${host}:${port}/${database}`
+  }
+
+  /** Where rows come from, without the user: `postgres://host:port/database`. */
+  get source(): string {
+    const { host, port, database } = this.#config
+    return `postgres://${host}:${port}/${encodeURIComponent(database)}`
+  }
+
+  /** Makes a first connection; implied by the first call. */
+  connect(options?: CallOptions): Promise<void> {
+    return this.#call(options, 'connecting', async () => undefined)
+  }
+
+  /** All rows of one statement. `$1` stands for the first parameter. */
+  query(sql: string, parameters: readonly PostgresInput[] = [], options?: CallOptions): Promise<PostgresRow[]> {
+    const values = bound(parameters)
+    return this.#call(options, 'the query', async (client) => {
+      const { columns, rows } = await this.#mapped('statement', client.run(sql, values))
+      return rows.map(rowReader(columns))
+    })
+  }
+
+  /** A statement for what it does, or several without parameters, which are one transaction; says how many rows it changed. */
+  execute(sql: string, parameters?: readonly PostgresInput[], options?: CallOptions): Promise<{ readonly rowsChanged: number }> {
+    const values = parameters === undefined ? undefined : bound(parameters)
+    return this.#call(options, 'the statement', async (client) => {
+      const { rowsChanged } = await this.#mapped('statement', client.run(sql, values))
+      return { rowsChanged }
+    })
+  }
+
+  /** Rows one at a time, for results larger than memory; all of one moment. */
+  async *stream(
+    sql: string,
+    parameters: readonly PostgresInput[] = [],
+    options: Pick<CallOptions, 'signal'> = {},
+  ): AsyncGenerator<PostgresRow, void, undefined> {
+    const leave = this.#life.hold()
+    try {
+      const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
+      yield* this.#rows(sql, bound(parameters), signal)
+    } finally {
+      leave()
+    }
+  }
+
+  /** Runs work in one transaction: what it did is undone when it throws. */
+  transaction<T>(
+    options: CallOptions | undefined,
+    action: string,
+    work: (transaction: Transaction, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    return this.#call(options, action, async (client, signal) => {
+      const mapped = <R>(done: Promise<R>): Promise<R> => this.#mapped('transaction', done)
+      await this.#mapped('statement', client.run('BEGIN'))
+      try {
+        const result = await work(
+          {
+            run: (sql, parameters) => mapped(client.run(sql, parameters === undefined ? undefined : bound(parameters))),
+            copyIn: (sql, chunks) => mapped(client.copyIn(sql, chunks)),
+          },
+          signal,
+        )
+        signal.throwIfAborted()
+        await this.#mapped('commit', client.run('COMMIT'))
+        return result
+      } catch (error) {
+        await client.run('ROLLBACK').catch(() => undefined)
+        throw error
+      }
+    })
+  }
+
+  /** Looks for the server, reaches it, logs in and reads. */
+  check(options: CallOptions = {}): Promise<CheckResult> {
+    const { host, port, connectTimeoutMs: timeoutMs } = this.#config
+    return this.#life.run(options.signal, async (signal) => {
+      const tls = await networkTls(this.#config)
+      const network = networkSteps({ host, port, signal, timeoutMs, ...(tls === undefined ? {} : { tls }) })
+      const ask = async (sql: string): Promise<string> => {
+        const [row] = await this.query(sql, [], options)
+        return Object.values(row ?? {}).join(', ')
+      }
+      return runCheck(
+        this.target,
+        [
+          ...network,
+          { name: 'log in', run: () => this.connect(options).then(() => undefined) },
+          { name: 'version', run: async () => `PostgreSQL ${await ask('SHOW server_version')}` },
+          {
+            name: 'rights',
+            run: () =>
+              ask(`SELECT count(*) FILTER (WHERE has_table_privilege(c.oid, 'SELECT')) || ' of ' || count(*) || ' tables can be read'
+                     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')`),
+          },
+          {
+            name: 'latency',
+            run: async () => {
+              const began = performance.now()
+              await ask('SELECT 1')
+              return `${(performance.now() - began).toFixed(1)} ms`
+            },
+          },
+        ],
+        options.signal,
+      )
+    })
+  }
+
+  close(options?: CloseOptions): Promise<void> {
+    return this.#life.close(options)
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  #call<T>(
+    options: CallOptions | undefined,
+    action: string,
+    work: (client: PostgresClient, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    return this.#life.run(options?.signal, (joined) =>
+      withDeadline({ ...options, signal: joined }, { prefix: POSTGRES, action }, ({ signal }) =>
+        this.#on(signal, (client) => work(client, signal)),
+      ),
+    )
+  }
+
+  /** Cancels on the server at an abort, which ends the connection. What it gives ends that and gives the connection back. */
+  #watch(client: PostgresClient, signal: AbortSignal): () => Promise<void> {
+    let cancelling: Promise<void> | undefined
+    const forget = onAbort(signal, () => (cancelling = client.cancelAndClose().catch(() => undefined)))
+    return async () => {
+      await client.idle()
+      forget()
+      await cancelling
+      if (cancelling === undefined) this.#pool.release(client)
+      else this.#pool.drop()
+    }
+  }
+
+  async #on<T>(signal: AbortSignal, work: (client: PostgresClient) => Promise<T>): Promise<T> {
+    const client = await this.#pool.lease(signal)
+    const done = this.#watch(client, signal)
+    try {
+      return await work(client)
+    } catch (error) {
+      signal.throwIfAborted()
+      throw error
+    } finally {
+      await done()
+    }
+  }
+
+  async *#rows(sql: string, parameters: Bound, signal: AbortSignal): AsyncGenerator<PostgresRow, void, undefined> {
+    const client = await this.#pool.lease(signal)
+    const done = this.#watch(client, signal)
+    const cursor = client.cursor(sql, parameters)
+    try {
+      let count = FIRST_ROWS
+      let toRow: ((values: readonly PostgresValue[]) => PostgresRow) | undefined
+      for (;;) {
+        const { columns, rows } = await this.#mapped('statement', cursor.read(count))
+        signal.throwIfAborted()
+        toRow ??= rowReader(columns)
+        if (rows.length === 0) return
+        let bytes = 0
+        for (const values of rows) {
+          bytes += sizeOf(values)
+          yield toRow(values)
+          signal.throwIfAborted()
+        }
+        const fitting = Math.floor((PORTION_BYTES * rows.length) / (bytes + 1))
+        count = Math.min(MOST_ROWS, count * 4, Math.max(1, fitting))
+      }
+    } catch (error) {
+      signal.throwIfAborted()
+      throw error
+    } finally {
+      cursor.close()
+      await done()
+    }
+  }
+
+  async #login(signal: AbortSignal): Promise<PostgresClient> {
+    const { connectTimeoutMs } = this.#config
+    const limit = AbortSignal.timeout(connectTimeoutMs)
+    try {
+      return await connectClient(this.#config, await tlsOptions(this.#config), AbortSignal.any([signal, limit]))
+    } catch (error) {
+      signal.throwIfAborted()
+      if (limit.aborted) throw connectTimeout(this.target, connectTimeoutMs)
+      throw toPostgresError(error, { phase: 'connect', target: this.target })
+    }
+  }
+
+  async #mapped<T>(phase: Circumstances['phase'], work: Promise<T>): Promise<T> {
+    try {
+      return await work
+    } catch (error) {
+      throw toPostgresError(error, { phase, target: this.target })
+    }
+  }
+}
+
+/** The handshake of the test is that of the driver. */
+async function networkTls(config: PostgresConfig): Promise<NetworkTls | undefined> {
+  const tls = await tlsOptions(config).catch(() => false as const)
+  if (tls === false || config.sslMode === 'disable') return undefined
+  const { ca, cert, key } = tls as { readonly ca?: string; readonly cert?: string; readonly key?: string }
+  const verify = ({ require: 'none', 'verify-ca': 'ca', 'verify-full': 'full' } as const)[config.sslMode]
+  return { ca, cert, key, verify, startTls }
+}
+
+/** @throws DataError where a name stands twice: one of the values would be lost. */
+function rowReader(names: readonly string[]): (values: readonly PostgresValue[]) => PostgresRow {
+  const twice = names.find((name, index) => names.indexOf(name) !== index)
+  if (twice !== undefined) throw duplicateColumn(POSTGRES, twice)
+  return (values) => Object.fromEntries(names.map((name, index) => [name, values[index] ?? null]))
+}
+
+const bound = (parameters: readonly PostgresInput[]): Bound =>
+  parameters.map((value, index) => {
+    try {
+      return toBound(value)
+    } catch (error) {
+      throw parameterInvalid(index + 1, (error as Error).message)
+    }
+  })

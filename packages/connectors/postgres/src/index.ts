@@ -1,0 +1,5 @@
+export { type PostgresConfig, type PostgresConfigInput, postgresConfigSchema, type SslMode } from './config.ts'
+export { getPostgresEngine, postgres, testPostgresConnection } from './connector.ts'
+export type { PostgresEngine } from './engine.ts'
+export type { PostgresQuery } from './source.ts'
+export type { PostgresInput, PostgresRow, PostgresValue } from './values.ts'
