@@ -24,6 +24,8 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/connections': ['core', 'storage', 'undici'],
   'packages/connections-cli': ['cli', 'connections', 'core', 'zod'],
   'packages/connectors/postgres': ['connections', 'core', 'pg', 'pg-cursor'],
+  'packages/connectors/newprotocol': ['connections', 'core'],
+  'packages/connectors/sftp': ['connections', 'core', 'ssh2'],
   'packages/connectors/sqlite': ['connections', 'core'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
@@ -39,6 +41,8 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/outbox-cli': 'pg',
   'packages/connections': 'undici',
   'packages/connectors/postgres': 'pg',
+  'packages/connectors/newprotocol': 'node:net',
+  'packages/connectors/sftp': 'ssh2',
   'packages/connectors/sqlite': 'node:sqlite',
 }
 
