@@ -66,6 +66,7 @@ const rules: Readonly<Record<string, Rule>> = {
   '42703': [NotFoundError, 'COLUMN_NOT_FOUND'],
   '42704': [NotFoundError, 'OBJECT_NOT_FOUND'],
   '42883': [NotFoundError, 'FUNCTION_NOT_FOUND'],
+  '42P10': [ConfigError, 'KEY_UNUSABLE'],
   '42P01': [NotFoundError, 'TABLE_NOT_FOUND'],
   '42710': [ConflictError, 'ALREADY_EXISTS'],
   '42P06': [ConflictError, 'ALREADY_EXISTS'],
@@ -199,3 +200,47 @@ export const parameterInvalid = (position: number, why: string): ConfigError =>
     code: 'POSTGRES_PARAMETER_INVALID',
     context: { parameter: position },
   })
+
+export const tableNotFound = (table: string): NotFoundError =>
+  new NotFoundError(`there is no table ${table}`, { code: 'POSTGRES_TABLE_NOT_FOUND', context: { table } })
+
+export const columnUnknown = (table: string, column: string, known: readonly string[]): NotFoundError =>
+  new NotFoundError(`row 1, column "${column}": ${table} has no such column that can be written; it has ${known.join(', ')}`, {
+    code: 'POSTGRES_COLUMN_NOT_FOUND',
+    context: { table, column, known },
+  })
+
+export const rowUnexpected = (row: number, column: string): DataError =>
+  new DataError(`row ${row}, column "${column}": the first row had no such column`, {
+    code: 'POSTGRES_ROW_INVALID',
+    where: { line: row, column },
+  })
+
+export const valueInvalid = (row: number, column: string, why: string): DataError =>
+  new DataError(`row ${row}, column "${column}": ${why}`, { code: 'POSTGRES_ROW_INVALID', where: { line: row, column } })
+
+export const keyNull = (row: number, column: string): DataError => valueInvalid(row, column, 'NULL in a key tells no rows apart')
+
+export const keyMissing = (column: string): ConfigError =>
+  new ConfigError(column === '' ? 'upsert needs a key' : `the key "${column}" is no column of the rows`, {
+    code: 'POSTGRES_KEY_UNUSABLE',
+    context: { column },
+  })
+
+export const keyTwice = (first: number, second: number, key: readonly string[]): DataError =>
+  new DataError(`rows ${first} and ${second} have the same ${key.map((name) => `"${name}"`).join(', ')}: keep one of them`, {
+    code: 'POSTGRES_KEY_TWICE',
+    where: { line: second, ...(key[0] === undefined ? {} : { column: key[0] }) },
+  })
+
+/** The target's own reason, with the row that it does not give. */
+export function rowRefused(row: number, cause: HandlerError): DataError {
+  const { column } = cause.context
+  const place = { line: row, ...(typeof column === 'string' ? { column } : {}) }
+  return new DataError(`${rowAndColumn(place)}: ${cause.message}`, {
+    code: 'POSTGRES_ROW_REFUSED',
+    context: cause.context,
+    where: place,
+    cause,
+  })
+}
