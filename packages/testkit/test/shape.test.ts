@@ -26,6 +26,7 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/connectors/postgres': ['connections', 'core', 'pg', 'pg-cursor'],
   'packages/connectors/newprotocol': ['connections', 'core'],
   'packages/connectors/sftp': ['connections', 'core', 'ssh2'],
+  'packages/connectors/mongodb': ['connections', 'core', 'mongodb'],
   'packages/connectors/sqlite': ['connections', 'core'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
@@ -43,6 +44,7 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/connectors/postgres': 'pg',
   'packages/connectors/newprotocol': 'node:net',
   'packages/connectors/sftp': 'ssh2',
+  'packages/connectors/mongodb': 'mongodb',
   'packages/connectors/sqlite': 'node:sqlite',
 }
 
