@@ -93,7 +93,7 @@ export class PostgresEngine implements Closable {
     const leave = this.#life.hold()
     try {
       const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
-      yield* this.#rows(sql, bound(parameters), signal)
+      yield* this.#rows(sql, bound(parameters), signal, leave)
     } finally {
       leave()
     }
@@ -183,16 +183,23 @@ export class PostgresEngine implements Closable {
     )
   }
 
-  /** Cancels on the server at an abort, which ends the connection. What it gives ends that and gives the connection back. */
-  #watch(client: PostgresClient, signal: AbortSignal): () => Promise<void> {
+  /**
+   * Cancels on the server at an abort, which ends the connection: `left` is called then, for nobody may come back to a
+   * stream. What it gives ends that and gives the connection back.
+   */
+  #watch(client: PostgresClient, signal: AbortSignal, left: () => void = () => undefined): () => Promise<void> {
     let cancelling: Promise<void> | undefined
-    const forget = onAbort(signal, () => (cancelling = client.cancelAndClose().catch(() => undefined)))
+    const cancel = async (): Promise<void> => {
+      await client.cancelAndClose().catch(() => undefined)
+      this.#pool.drop()
+      left()
+    }
+    const forget = onAbort(signal, () => (cancelling = cancel()))
     return async () => {
       await client.idle()
       forget()
       await cancelling
       if (cancelling === undefined) this.#pool.release(client)
-      else this.#pool.drop()
     }
   }
 
@@ -209,9 +216,14 @@ export class PostgresEngine implements Closable {
     }
   }
 
-  async *#rows(sql: string, parameters: Bound, signal: AbortSignal): AsyncGenerator<PostgresRow, void, undefined> {
+  async *#rows(
+    sql: string,
+    parameters: Bound,
+    signal: AbortSignal,
+    left: () => void,
+  ): AsyncGenerator<PostgresRow, void, undefined> {
     const client = await this.#pool.lease(signal)
-    const done = this.#watch(client, signal)
+    const done = this.#watch(client, signal, left)
     const cursor = client.cursor(sql, parameters)
     try {
       let count = FIRST_ROWS
