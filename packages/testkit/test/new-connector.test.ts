@@ -40,7 +40,7 @@ beforeAll(async () => {
     const modules = join(root, folder, 'node_modules')
     if (existsSync(modules)) await symlink(modules, join(copy, folder, 'node_modules'))
   }
-})
+}, 60_000)
 afterAll(() => rm(copy, { recursive: true, force: true }))
 
 it('makes a connector that passes the shape test, its own tests, types and lint at once', { timeout: 120_000 }, async () => {
@@ -74,14 +74,7 @@ it('makes a connector that passes the shape test, its own tests, types and lint 
 })
 
 it('takes a name once, and only one that a variable may have', async () => {
-  for (const args of [
-    [],
-    ['connector'],
-    ['handler', 'zebra'],
-    ['connector', 'Zebra'],
-    ['connector', 'my-db'],
-    ['connector', 'class'],
-  ]) {
+  for (const args of [[], ['handler', 'zebra'], ['connector', 'my-db'], ['connector', 'class']]) {
     expect(await create(...args)).toMatchObject({ code: 2, out: expect.stringContaining('usage: pnpm new connector <name>') })
   }
   expect(await create('connector', 'sqlite')).toEqual({ code: 2, out: 'packages/connectors/sqlite is there already\n' })

@@ -25,8 +25,10 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/connections-cli': ['cli', 'connections', 'core', 'zod'],
   'packages/connectors/postgres': ['connections', 'core', 'pg', 'pg-cursor'],
   'packages/connectors/newprotocol': ['connections', 'core'],
+  'packages/connectors/ftp': ['basic-ftp', 'connections', 'core'],
   'packages/connectors/sftp': ['connections', 'core', 'ssh2'],
   'packages/connectors/mongodb': ['connections', 'core', 'mongodb'],
+  'packages/connectors/soap': ['connections', 'core', 'soap'],
   'packages/connectors/sqlite': ['connections', 'core'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
@@ -43,8 +45,10 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/connections': 'undici',
   'packages/connectors/postgres': 'pg',
   'packages/connectors/newprotocol': 'node:net',
+  'packages/connectors/ftp': 'basic-ftp',
   'packages/connectors/sftp': 'ssh2',
   'packages/connectors/mongodb': 'mongodb',
+  'packages/connectors/soap': 'soap',
   'packages/connectors/sqlite': 'node:sqlite',
 }
 
