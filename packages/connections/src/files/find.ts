@@ -1,4 +1,4 @@
-import { retry } from '@common-handlers/core'
+import { HandlerError, retry } from '@common-handlers/core'
 import { nameRefused } from './errors.ts'
 import { comparePlaces, isMatch, mayHold, placeOf, type Selection } from './query.ts'
 import { joinPath, type RemoteEntry, type RemoteFiles } from './remote-files.ts'
@@ -14,24 +14,38 @@ export interface FoundFile {
 export async function findFiles(remote: RemoteFiles, selection: Selection, signal: AbortSignal): Promise<FoundFile[]> {
   const { path, pattern, since, after } = selection
   const found: FoundFile[] = []
-  const take = (file: RemoteEntry, relative: string): void => {
+  const take = async (listed: RemoteEntry, relative: string): Promise<void> => {
+    if (!isMatch(relative, pattern)) return
+    const file = listed.vague === true ? await exact(remote, listed, signal) : listed
+    if (file === undefined) return
     const place = placeOf(file)
     const isNew = place.modifiedAt >= since && (after === undefined || comparePlaces(place, after) > 0)
-    if (isNew && isMatch(relative, pattern)) found.push({ file, relative })
+    if (isNew) found.push({ file, relative })
   }
   const walk = async (folder: string, above: string): Promise<void> => {
-    for (const entry of await listed(remote, folder, signal)) {
+    for (const entry of await contents(remote, folder, signal)) {
       const name = nameIn(folder, entry)
       if (name === undefined) continue
       const relative = `${above}${name}`
-      if (entry.kind === 'file') take(entry, relative)
+      if (entry.kind === 'file') await take(entry, relative)
       else if (mayHold(relative, pattern)) await walk(entry.path, `${relative}/`)
     }
   }
   const top = path === '' || path.endsWith('/') ? undefined : await stat(remote, path, signal)
-  if (top?.kind === 'file') take(top, path.slice(path.lastIndexOf('/') + 1))
+  if (top?.kind === 'file') await take(top, path.slice(path.lastIndexOf('/') + 1))
   else await walk(path, '')
   return found.toSorted((one, other) => comparePlaces(placeOf(one.file), placeOf(other.file)))
+}
+
+/** A file that was listed; undefined where it is gone, or is none. */
+async function exact(remote: RemoteFiles, { path }: RemoteEntry, signal: AbortSignal): Promise<RemoteEntry | undefined> {
+  try {
+    const { vague: _vague, ...file } = await stat(remote, path, signal)
+    return file.kind === 'file' ? file : undefined
+  } catch (error) {
+    if (HandlerError.is(error) && error.outcome === 'not-found') return undefined
+    throw error
+  }
 }
 
 /** What the server says of a file, asked again where the connection breaks. */
@@ -40,7 +54,7 @@ export function stat(remote: RemoteFiles, path: string, signal: AbortSignal): Pr
   return retry(() => remote.stat(path, { signal }), { policy, signal, idempotent: true })
 }
 
-function listed(remote: RemoteFiles, folder: string, signal: AbortSignal): Promise<RemoteEntry[]> {
+function contents(remote: RemoteFiles, folder: string, signal: AbortSignal): Promise<RemoteEntry[]> {
   const { policy } = remote
   return retry(() => remote.list(folder, { signal }), { policy, signal, idempotent: true })
 }

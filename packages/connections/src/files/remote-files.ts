@@ -8,6 +8,8 @@ export interface RemoteEntry {
   /** In bytes, as they come over the wire; undefined where the server does not say. */
   readonly size?: number | undefined
   readonly modifiedAt?: Date | undefined
+  /** True in a list that does not tell the time exactly: the file is asked for by `stat` if it may be wanted. */
+  readonly vague?: boolean | undefined
   /** Changes with the content, where the server has such a thing. */
   readonly etag?: string | undefined
   readonly mediaType?: string | undefined
