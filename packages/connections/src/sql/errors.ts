@@ -1,4 +1,4 @@
-import { ConfigError, DataError } from '@common-handlers/core'
+import { CapacityError, ConfigError, DataError, OperationTimeoutError } from '@common-handlers/core'
 
 /** Errors of the shared part, under the prefix of the connector: `POSTGRES_QUERY_INVALID`. */
 export const queryInvalid = (prefix: string, why: string): ConfigError =>
@@ -23,4 +23,17 @@ export const keyNotUnique = (prefix: string, order: readonly string[]): DataErro
   new DataError(
     `two rows have the same ${order.map((name) => `"${name}"`).join(', ')}: name keyColumns that tell the rows of one watermark apart`,
     { code: `${prefix}_KEY_NOT_UNIQUE` },
+  )
+
+export const connectTimeout = (prefix: string, target: string, timeoutMs: number): OperationTimeoutError =>
+  new OperationTimeoutError(`connecting to ${target} took longer than ${timeoutMs} ms`, {
+    code: `${prefix}_CONNECT_TIMEOUT`,
+    retry: 'safe',
+    context: { server: target, timeoutMs },
+  })
+
+export const poolExhausted = (prefix: string, target: string, max: number, timeoutMs: number): CapacityError =>
+  new CapacityError(
+    `all ${max} connections to ${target} were in use for ${timeoutMs} ms: end streams that are not read, or raise maxConnections`,
+    { code: `${prefix}_POOL_EXHAUSTED`, retry: 'safe', context: { server: target, maxConnections: max, timeoutMs } },
   )

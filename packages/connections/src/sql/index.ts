@@ -1,5 +1,7 @@
+export { ClientPool, type ClientPoolOptions, type PooledClient } from './client-pool.ts'
 export { doubleQuoted, type SqlColumn, type SqlDialect, type SqlTable } from './dialect.ts'
 export { duplicateColumn, queryInvalid } from './errors.ts'
 export type { SqlRow, WatermarkValue } from './extraction.ts'
 export { sqlItems, type SqlSource } from './items.ts'
+export { loginSteps, type LoginStatements } from './login-steps.ts'
 export type { SqlQuery, SqlStatementQuery, SqlTableQuery } from './query.ts'

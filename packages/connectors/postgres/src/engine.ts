@@ -1,19 +1,9 @@
 import { networkSteps, type NetworkTls } from '@common-handlers/connections/check'
-import { duplicateColumn } from '@common-handlers/connections/sql'
-import {
-  type CallOptions,
-  type CheckResult,
-  type Closable,
-  type CloseOptions,
-  Lifecycle,
-  onAbort,
-  runCheck,
-  withDeadline,
-} from '@common-handlers/core'
+import { ClientPool, duplicateColumn, loginSteps } from '@common-handlers/connections/sql'
+import { type CallOptions, type CheckResult, type Closable, type CloseOptions, runCheck } from '@common-handlers/core'
 import { type PostgresConfig, tlsOptions } from './config.ts'
 import { connectClient, type PostgresClient, type StatementResult } from './driver.ts'
-import { type Circumstances, connectTimeout, parameterInvalid, POSTGRES, toPostgresError } from './errors.ts'
-import { Pool } from './pool.ts'
+import { type Circumstances, parameterInvalid, POSTGRES, toPostgresError } from './errors.ts'
 import { startTls } from './ssl-request.ts'
 import { type PostgresInput, type PostgresRow, type PostgresValue, sizeOf, toBound } from './values.ts'
 
@@ -21,6 +11,14 @@ import { type PostgresInput, type PostgresRow, type PostgresValue, sizeOf, toBou
 const PORTION_BYTES = 1024 * 1024
 const FIRST_ROWS = 16
 const MOST_ROWS = 4096
+
+const STATEMENTS = {
+  version: `SELECT 'PostgreSQL ' || current_setting('server_version')`,
+  rights: `SELECT count(*) FILTER (WHERE has_table_privilege(c.oid, 'SELECT')) || ' of ' || count(*) || ' tables can be read'
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')`,
+  nothing: 'SELECT 1',
+}
 
 type Bound = readonly (string | Buffer | null)[]
 
@@ -34,19 +32,21 @@ export interface Transaction {
 /** A pool of connections to one database. */
 export class PostgresEngine implements Closable {
   readonly #config: PostgresConfig
-  readonly #life: Lifecycle
-  readonly #pool: Pool
+  readonly #pool: ClientPool<PostgresClient>
 
   constructor(config: PostgresConfig) {
     this.#config = config
-    this.#pool = new Pool({
-      max: config.maxConnections,
-      idleMs: config.idleTimeoutMs,
-      waitMs: config.connectTimeoutMs,
+    const { maxConnections: max, idleTimeoutMs: idleMs, connectTimeoutMs: connectMs } = config
+    const connect = (signal: AbortSignal): Promise<PostgresClient> => this.#login(signal)
+    this.#pool = new ClientPool({
+      name: 'PostgresEngine',
+      prefix: POSTGRES,
       target: this.target,
-      connect: (signal) => this.#login(signal),
+      max,
+      idleMs,
+      connectMs,
+      connect,
     })
-    this.#life = new Lifecycle('PostgresEngine', POSTGRES, () => this.#pool.close())
   }
 
   /** `user@host:port/database` */
@@ -63,13 +63,13 @@ export class PostgresEngine implements Closable {
 
   /** Makes a first connection; implied by the first call. */
   connect(options?: CallOptions): Promise<void> {
-    return this.#call(options, 'connecting', async () => undefined)
+    return this.#pool.run(options, 'connecting', async () => undefined)
   }
 
   /** All rows of one statement. `$1` stands for the first parameter. */
   query(sql: string, parameters: readonly PostgresInput[] = [], options?: CallOptions): Promise<PostgresRow[]> {
     const values = bound(parameters)
-    return this.#call(options, 'the query', async (client) => {
+    return this.#pool.run(options, 'the query', async (client) => {
       const { columns, rows } = await this.#mapped('statement', client.run(sql, values))
       return rows.map(rowReader(columns))
     })
@@ -78,25 +78,20 @@ export class PostgresEngine implements Closable {
   /** A statement for what it does, or several without parameters, which are one transaction; says how many rows it changed. */
   execute(sql: string, parameters?: readonly PostgresInput[], options?: CallOptions): Promise<{ readonly rowsChanged: number }> {
     const values = parameters === undefined ? undefined : bound(parameters)
-    return this.#call(options, 'the statement', async (client) => {
+    return this.#pool.run(options, 'the statement', async (client) => {
       const { rowsChanged } = await this.#mapped('statement', client.run(sql, values))
       return { rowsChanged }
     })
   }
 
   /** Rows one at a time, for results larger than memory; all of one moment. */
-  async *stream(
+  stream(
     sql: string,
     parameters: readonly PostgresInput[] = [],
     options: Pick<CallOptions, 'signal'> = {},
   ): AsyncGenerator<PostgresRow, void, undefined> {
-    const leave = this.#life.hold()
-    try {
-      const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
-      yield* this.#rows(sql, bound(parameters), signal, leave)
-    } finally {
-      leave()
-    }
+    const values = bound(parameters)
+    return this.#pool.stream(options.signal, (client) => this.#rows(client, sql, values))
   }
 
   /** Runs work in one transaction: what it did is undone when it throws. */
@@ -105,7 +100,7 @@ export class PostgresEngine implements Closable {
     action: string,
     work: (transaction: Transaction, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    return this.#call(options, action, async (client, signal) => {
+    return this.#pool.run(options, action, async (client, signal) => {
       const mapped = <R>(done: Promise<R>): Promise<R> => this.#mapped('transaction', done)
       await this.#mapped('statement', client.run('BEGIN'))
       try {
@@ -127,138 +122,49 @@ export class PostgresEngine implements Closable {
   }
 
   /** Looks for the server, reaches it, logs in and reads. */
-  check(options: CallOptions = {}): Promise<CheckResult> {
+  async check(options: CallOptions = {}): Promise<CheckResult> {
     const { host, port, connectTimeoutMs: timeoutMs } = this.#config
-    return this.#life.run(options.signal, async (signal) => {
-      const tls = await networkTls(this.#config)
-      const network = networkSteps({ host, port, signal, timeoutMs, ...(tls === undefined ? {} : { tls }) })
-      const ask = async (sql: string): Promise<string> => {
-        const [row] = await this.query(sql, [], options)
-        return Object.values(row ?? {}).join(', ')
-      }
-      return runCheck(
-        this.target,
-        [
-          ...network,
-          { name: 'log in', run: () => this.connect(options).then(() => undefined) },
-          { name: 'version', run: async () => `PostgreSQL ${await ask('SHOW server_version')}` },
-          {
-            name: 'rights',
-            run: () =>
-              ask(`SELECT count(*) FILTER (WHERE has_table_privilege(c.oid, 'SELECT')) || ' of ' || count(*) || ' tables can be read'
-                     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')`),
-          },
-          {
-            name: 'latency',
-            run: async () => {
-              const began = performance.now()
-              await ask('SELECT 1')
-              return `${(performance.now() - began).toFixed(1)} ms`
-            },
-          },
-        ],
-        options.signal,
-      )
-    })
+    const { signal = new AbortController().signal } = options
+    const tls = await networkTls(this.#config)
+    const network = networkSteps({ host, port, signal, timeoutMs, ...(tls === undefined ? {} : { tls }) })
+    return runCheck(this.target, [...network, ...loginSteps(this, STATEMENTS, options)], signal)
   }
 
   close(options?: CloseOptions): Promise<void> {
-    return this.#life.close(options)
+    return this.#pool.close(options)
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
 
-  #call<T>(
-    options: CallOptions | undefined,
-    action: string,
-    work: (client: PostgresClient, signal: AbortSignal) => Promise<T>,
-  ): Promise<T> {
-    return this.#life.run(options?.signal, (joined) =>
-      withDeadline({ ...options, signal: joined }, { prefix: POSTGRES, action }, ({ signal }) =>
-        this.#on(signal, (client) => work(client, signal)),
-      ),
-    )
-  }
-
-  /**
-   * Cancels on the server at an abort, which ends the connection: `left` is called then, for nobody may come back to a
-   * stream. What it gives ends that and gives the connection back.
-   */
-  #watch(client: PostgresClient, signal: AbortSignal, left: () => void = () => undefined): () => Promise<void> {
-    let cancelling: Promise<void> | undefined
-    const cancel = async (): Promise<void> => {
-      await client.cancelAndClose().catch(() => undefined)
-      this.#pool.drop()
-      left()
-    }
-    const forget = onAbort(signal, () => (cancelling = cancel()))
-    return async () => {
-      await client.idle()
-      forget()
-      await cancelling
-      if (cancelling === undefined) this.#pool.release(client)
-    }
-  }
-
-  async #on<T>(signal: AbortSignal, work: (client: PostgresClient) => Promise<T>): Promise<T> {
-    const client = await this.#pool.lease(signal)
-    const done = this.#watch(client, signal)
-    try {
-      return await work(client)
-    } catch (error) {
-      signal.throwIfAborted()
-      throw error
-    } finally {
-      await done()
-    }
-  }
-
-  async *#rows(
-    sql: string,
-    parameters: Bound,
-    signal: AbortSignal,
-    left: () => void,
-  ): AsyncGenerator<PostgresRow, void, undefined> {
-    const client = await this.#pool.lease(signal)
-    const done = this.#watch(client, signal, left)
+  async *#rows(client: PostgresClient, sql: string, parameters: Bound): AsyncGenerator<PostgresRow, void, undefined> {
     const cursor = client.cursor(sql, parameters)
     try {
       let count = FIRST_ROWS
       let toRow: ((values: readonly PostgresValue[]) => PostgresRow) | undefined
       for (;;) {
         const { columns, rows } = await this.#mapped('statement', cursor.read(count))
-        signal.throwIfAborted()
         toRow ??= rowReader(columns)
         if (rows.length === 0) return
         let bytes = 0
         for (const values of rows) {
           bytes += sizeOf(values)
           yield toRow(values)
-          signal.throwIfAborted()
         }
         const fitting = Math.floor((PORTION_BYTES * rows.length) / (bytes + 1))
         count = Math.min(MOST_ROWS, count * 4, Math.max(1, fitting))
       }
-    } catch (error) {
-      signal.throwIfAborted()
-      throw error
     } finally {
       cursor.close()
-      await done()
     }
   }
 
   async #login(signal: AbortSignal): Promise<PostgresClient> {
-    const { connectTimeoutMs } = this.#config
-    const limit = AbortSignal.timeout(connectTimeoutMs)
     try {
-      return await connectClient(this.#config, await tlsOptions(this.#config), AbortSignal.any([signal, limit]))
+      return await connectClient(this.#config, await tlsOptions(this.#config), signal)
     } catch (error) {
       signal.throwIfAborted()
-      if (limit.aborted) throw connectTimeout(this.target, connectTimeoutMs)
       throw toPostgresError(error, { phase: 'connect', target: this.target })
     }
   }

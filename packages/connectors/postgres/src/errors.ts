@@ -182,19 +182,6 @@ export const tlsNotOffered = (target: string, cause?: unknown): ConnectionError 
     ...(cause === undefined ? {} : { cause }),
   })
 
-export const connectTimeout = (target: string, timeoutMs: number): OperationTimeoutError =>
-  new OperationTimeoutError(`connecting to ${target} took longer than ${timeoutMs} ms`, {
-    code: 'POSTGRES_CONNECT_TIMEOUT',
-    retry: 'safe',
-    context: { server: target, timeoutMs },
-  })
-
-export const poolExhausted = (target: string, max: number, timeoutMs: number): CapacityError =>
-  new CapacityError(
-    `all ${max} connections to ${target} were in use for ${timeoutMs} ms: end streams that are not read, or raise maxConnections`,
-    { code: 'POSTGRES_POOL_EXHAUSTED', retry: 'safe', context: { server: target, maxConnections: max, timeoutMs } },
-  )
-
 export const parameterInvalid = (position: number, why: string): ConfigError =>
   new ConfigError(`parameter $${position}: ${why}`, {
     code: 'POSTGRES_PARAMETER_INVALID',

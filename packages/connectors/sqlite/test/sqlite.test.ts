@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { promisify } from 'node:util'
 import { closeAllConnections, createConnections } from '@common-handlers/connections'
-import { getSqliteEngine, sqlite, type SqliteTableQuery, testSqliteConnection } from '@common-handlers/sqlite'
+import { getSqliteEngine, sqlite, type SqliteQuery, testSqliteConnection } from '@common-handlers/sqlite'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 
 const root = join(import.meta.dirname, '..')
@@ -147,7 +147,7 @@ describe('errors', () => {
 })
 
 describe('incremental extraction', () => {
-  const run = async (databasePath: string, query: SqliteTableQuery) => {
+  const run = async (databasePath: string, query: SqliteQuery) => {
     await using connections = createConnections({ connectors: [sqlite], variables: {} })
     await using connector = await connections.createConnector({ protocol: 'sqlite', databasePath })
     return await connector.fetchData(query)
