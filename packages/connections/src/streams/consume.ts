@@ -2,6 +2,8 @@ import { HandlerError, type Logger, defaultRetryPolicy, retry, retryDelay, type 
 import { untilAborted } from '../cache.ts'
 import type { BatchLimits, Consumed, Sink, StreamItem } from './contract.ts'
 
+const DEFAULT_ROWS = 10_000
+
 /** A message and what acknowledges it. */
 export interface Delivery<Handle> {
   readonly item: StreamItem
@@ -14,8 +16,8 @@ export interface Subscription<Handle> {
   readonly deliveries: AsyncIterator<Delivery<Handle>, void, undefined>
   /** Tells the broker that these, in the order of their arrival, are safe; resolves when it has heard it. */
   acknowledge(handles: readonly Handle[]): Promise<void>
-  /** Tells the broker that these are still at work; called every `everyMs` until they are acknowledged. */
-  readonly inProgress?: { readonly everyMs: number; tell(handles: readonly Handle[]): void } | undefined
+  /** The most messages that the broker gives out before it is told that some are safe: a batch of more would wait in vain. */
+  readonly maxRows?: number | undefined
   /** Ends the reading. What was not acknowledged is the broker's again. */
   close(): Promise<void>
 }
@@ -79,28 +81,15 @@ async function readBatches<Handle>(
   done: { batches: number; messages: number },
 ): Promise<void> {
   const next = reader(subscription.deliveries)
+  const rows = Math.min(options.rows ?? DEFAULT_ROWS, subscription.maxRows ?? Infinity)
   for (;;) {
-    const batch = await gather(next, options)
+    const batch = await gather(next, { ...options, rows })
     if (batch.length === 0) return
-    await write(batch, subscription, sink)
+    // The signal does not come between: the batch under way is finished.
+    await sink.write(batch.map(({ item }) => item))
+    await subscription.acknowledge(batch.map(({ handle }) => handle))
     done.batches += 1
     done.messages += batch.length
-  }
-}
-
-/** Writes a batch and acknowledges it. The signal does not come between: the batch under way is finished. */
-async function write<Handle>(
-  batch: readonly Delivery<Handle>[],
-  { acknowledge, inProgress }: Subscription<Handle>,
-  sink: Sink,
-): Promise<void> {
-  const handles = batch.map(({ handle }) => handle)
-  const timer = inProgress && setInterval(() => inProgress.tell(handles), inProgress.everyMs)
-  try {
-    await sink.write(batch.map(({ item }) => item))
-    await acknowledge(handles)
-  } finally {
-    clearInterval(timer)
   }
 }
 
@@ -128,7 +117,7 @@ function reader<Handle>(deliveries: AsyncIterator<Delivery<Handle>, void, undefi
 /** The messages of one batch; none when the signal or the end came first. */
 async function gather<Handle>(
   next: Reader<Handle>,
-  { signal, rows = 10_000, bytes = 16 * 1024 * 1024, ms = 10_000 }: ConsumeBatchesOptions,
+  { signal, rows = DEFAULT_ROWS, bytes = 16 * 1024 * 1024, ms = 10_000 }: ConsumeBatchesOptions,
 ): Promise<readonly Delivery<Handle>[]> {
   const batch: Delivery<Handle>[] = []
   const late = new AbortController()

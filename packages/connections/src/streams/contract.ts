@@ -34,3 +34,8 @@ export interface Consumed {
   /** Messages written and acknowledged, those included that the sink had already. */
   readonly messages: number
 }
+
+/** Messages as plain items, for `fetchData`: the payload as it came is only for a sink. */
+export async function* toIngestedItems(messages: AsyncIterable<StreamItem>): AsyncGenerator<IngestedItem, void, undefined> {
+  for await (const { received: _received, first: _first, ...item } of messages) yield item
+}
