@@ -64,7 +64,7 @@ export class LeaseLoop {
 
   constructor(context: LoopContext, types: readonly string[]) {
     this.#context = context
-    this.#connection = new OwnConnection(context.pool, context.options.connectTimeoutMs)
+    this.#connection = new OwnConnection(context.connection)
     this.#types = types
   }
 

@@ -130,7 +130,7 @@ export class LogLoop {
 
   constructor(context: LoopContext, consumer: LogConsumer) {
     this.#context = context
-    this.#connection = new OwnConnection(context.pool, context.options.connectTimeoutMs)
+    this.#connection = new OwnConnection(context.connection)
     this.#consumer = consumer
     this.#types = [...consumer.handlers.keys()]
   }

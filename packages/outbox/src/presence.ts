@@ -4,6 +4,7 @@ import { ConnectionError, type Logger } from '@common-handlers/core'
 import { assertMigrated } from './migrate.ts'
 import type { OutboxNames } from './names.ts'
 import { borrow, type ConnectionPool, onBorrowed, type PoolClient, textRows } from './pool.ts'
+import { connectionSilent, watchSilence } from './silence.ts'
 
 /**
  * How the others know that a worker lives.
@@ -19,6 +20,8 @@ export interface PresenceOptions {
   readonly types: readonly string[]
   readonly maxCrashes: number
   readonly connectTimeoutMs: number
+  /** A statement that gets no answer for so long ends its connection. */
+  readonly silenceMs: number
   readonly log: Logger
   /** There may be something to do. */
   readonly onWake: () => void
@@ -33,6 +36,8 @@ const BEAT_LIMIT = '15 seconds'
 const RECONNECT_MS = 250
 /** How often the lock of a worker that lost its connection is asked for, until the server has noticed the end of the old one. */
 const RESUME_TRIES = 8
+/** From this try on the old connection is ended: the server may not notice for long that its other end is gone. */
+const RESUME_BY_FORCE = 4
 /** What cut off one worker has often cut off the others: they get so much time to come back before they are taken for dead. */
 const RETURN_MS = 2000
 const SIGN_OFF_MS = 5000
@@ -41,6 +46,7 @@ const SIGN_OFF_MS = 5000
 export class Presence {
   readonly #options: PresenceOptions
   #client: PoolClient | undefined
+  #unwatch: () => void = () => undefined
   #kind: PresenceKind = 'session'
   #id: bigint | undefined
   #idle = false
@@ -51,6 +57,8 @@ export class Presence {
   #turn: Promise<unknown> = Promise.resolve()
   #whenReady = Promise.withResolvers<void>()
   #gaveUp = false
+  /** Process ids of connections that fell silent. */
+  #silent: readonly number[] = []
 
   constructor(options: PresenceOptions) {
     this.#options = options
@@ -95,6 +103,10 @@ export class Presence {
   /** A statement of the worker's own, outside of all transactions. */
   async run(text: string, values: unknown[]): Promise<(string | null)[][]> {
     await this.ready()
+    return await this.#ask(text, values)
+  }
+
+  async #ask(text: string, values: unknown[]): Promise<(string | null)[][]> {
     const client = this.#client
     if (client !== undefined) {
       // One after the other: a connection has one statement at a time.
@@ -103,7 +115,25 @@ export class Presence {
       return await running
     }
     const { pool, connectTimeoutMs } = this.#options
-    return await onBorrowed(pool, connectTimeoutMs, 'the worker', (borrowed) => textRows(borrowed, text, values))
+    return await onBorrowed(pool, connectTimeoutMs, 'the worker', (borrowed) =>
+      this.#answered(borrowed, () => textRows(borrowed, text, values)),
+    )
+  }
+
+  /**
+   * A connection fell silent: the server, which may take it for alive, is to end it with all that it holds. The worker's
+   * own connection may have gone the same way, so it is asked for with the next look at dead peers.
+   */
+  end({ processID }: PoolClient): void {
+    if (typeof processID === 'number') this.#silent = [...this.#silent, processID]
+  }
+
+  /** Fails when the server falls silent; the connection is to be closed then. */
+  #answered<T>(client: PoolClient, work: () => Promise<T>): Promise<T> {
+    const { silenceMs } = this.#options
+    const silent = Promise.withResolvers<never>()
+    const unwatch = watchSilence(client, silenceMs, () => silent.reject(connectionSilent(silenceMs)))
+    return Promise.race([work(), silent.promise]).finally(unwatch)
   }
 
   async stop(): Promise<void> {
@@ -114,6 +144,7 @@ export class Presence {
     // Closed, not given back: its lock and LISTEN end with it.
     const client = this.#client
     this.#client = undefined
+    this.#unwatch()
     client?.release(true)
   }
 
@@ -122,7 +153,7 @@ export class Presence {
     const { schema } = this.#options.names
     if (this.#id !== undefined) {
       // Notes of tx batches that are over go with it; leases that were given back are gone already.
-      await this.run(
+      await this.#ask(
         `WITH gone AS (DELETE FROM ${schema}.claim WHERE worker_id = $1 AND effect = 'tx')
          DELETE FROM ${schema}.worker w WHERE w.id = $1 AND NOT EXISTS (SELECT FROM ${schema}.claim c WHERE c.worker_id = $1 AND c.effect = 'lease')`,
         [this.#id],
@@ -133,33 +164,20 @@ export class Presence {
   }
 
   async #enter(): Promise<void> {
-    const { pool, names, connectTimeoutMs, name, types } = this.#options
+    const { pool, connectTimeoutMs, names, silenceMs, log } = this.#options
     const client = await borrow(pool, connectTimeoutMs, 'the worker')
     const onEnd = (): void => this.#leave(client)
     try {
       client.on('error', onEnd)
-      if (this.#id === undefined) await assertMigrated(client, names)
-      const [[pid] = []] = await textRows(client, 'SELECT pg_backend_pid()::text')
-      // A pooler answers the login with a process id of its own.
-      this.#kind =
-        client.processID === undefined || client.processID === null || String(client.processID) === pid ? 'session' : 'heartbeat'
-      const lock = this.#kind === 'session'
-      if (this.#id === undefined || !(await this.#resume(client, lock))) {
-        const known = this.#id
-        const [[id] = []] = await textRows(
-          client,
-          `WITH w AS (INSERT INTO ${names.schema}.worker (name, presence, types) VALUES ($1, $2, $3) RETURNING id)
-           SELECT w.id::text ${lock ? `, pg_advisory_lock(${names.lockClass}, w.id::int)::text` : ''} FROM w`,
-          [name, this.#kind, [...types]],
-        )
-        this.#id = BigInt(id ?? 0)
-        if (known !== undefined) this.#options.onLost()
-      }
-      this.#idleSaid = false
-      if (lock) {
+      await this.#answered(client, () => this.#register(client))
+      if (this.#kind === 'session') {
         client.on('end', onEnd)
         client.on('notification', () => this.#options.onWake())
-        await client.query(`LISTEN "${names.channel.replaceAll('"', '""')}"`)
+        await this.#answered(client, () => client.query(`LISTEN "${names.channel.replaceAll('"', '""')}"`))
+        this.#unwatch = watchSilence(client, silenceMs, () => {
+          log.warn({ err: connectionSilent(silenceMs) }, 'the worker does not hear from the server')
+          this.#leave(client)
+        })
         this.#client = client
       } else {
         client.off('error', onEnd)
@@ -171,6 +189,28 @@ export class Presence {
     }
     this.#whenReady.resolve()
     this.#options.onWake()
+  }
+
+  async #register(client: PoolClient): Promise<void> {
+    const { names, name, types, onLost } = this.#options
+    if (this.#id === undefined) await assertMigrated(client, names)
+    const [[pid] = []] = await textRows(client, 'SELECT pg_backend_pid()::text')
+    // A pooler answers the login with a process id of its own.
+    this.#kind =
+      client.processID === undefined || client.processID === null || String(client.processID) === pid ? 'session' : 'heartbeat'
+    const lock = this.#kind === 'session'
+    if (this.#id === undefined || !(await this.#resume(client, lock))) {
+      const known = this.#id
+      const [[id] = []] = await textRows(
+        client,
+        `WITH w AS (INSERT INTO ${names.schema}.worker (name, presence, types) VALUES ($1, $2, $3) RETURNING id)
+         SELECT w.id::text ${lock ? `, pg_advisory_lock(${names.lockClass}, w.id::int)::text` : ''} FROM w`,
+        [name, this.#kind, [...types]],
+      )
+      this.#id = BigInt(id ?? 0)
+      if (known !== undefined) onLost()
+    }
+    this.#idleSaid = false
   }
 
   /** Takes up the old id again, unless a peer has already buried it. */
@@ -186,13 +226,32 @@ export class Presence {
       if (id === undefined) return false
       if (locked === 't') return true
       if (tries === RESUME_TRIES) return false
+      if (tries === RESUME_BY_FORCE) await this.#endHolder(client)
       await setTimeout(RECONNECT_MS)
+    }
+  }
+
+  /** Of the lock that this worker's own connection took: the server has not noticed yet that nobody is behind it. */
+  async #endHolder(client: PoolClient): Promise<void> {
+    const { names, log } = this.#options
+    try {
+      await textRows(
+        client,
+        `SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+          WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted
+            AND l.classid::bigint = $1::bigint & 4294967295 AND l.objid::bigint = $2`,
+        [names.lockClass, this.#id],
+      )
+    } catch (error) {
+      // The login may be another one since: then the worker begins anew, and the others free what it held.
+      log.warn({ err: error }, 'the connection that the worker lost could not be ended on the server')
     }
   }
 
   #leave(client: PoolClient): void {
     if (this.#client !== client || this.#stopped) return
     this.#client = undefined
+    this.#unwatch()
     this.#whenReady = Promise.withResolvers()
     if (this.#gaveUp) this.giveUp()
     client.release(true)
@@ -230,6 +289,17 @@ export class Presence {
           [this.#id],
         )
         if (beaten.length === 0) await this.#enter()
+      }
+      const silent = this.#silent
+      if (silent.length > 0) {
+        // Behind a pooler they would be somebody else's; a new process with an old id has just begun.
+        if (this.#kind === 'session')
+          await this.run(
+            `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY ($1) AND datname = current_database()
+                AND usename = current_user AND state_change < clock_timestamp() - $2 * interval '1 ms'`,
+            [silent, this.#options.silenceMs],
+          )
+        this.#silent = this.#silent.slice(silent.length)
       }
       const client = this.#client
       const [[rescued, known] = []] = await this.run(

@@ -48,7 +48,7 @@ export class TxLoop {
   constructor(context: LoopContext, types: readonly string[]) {
     this.#context = context
     this.#types = types
-    this.#connection = new OwnConnection(context.pool, context.options.connectTimeoutMs, () => this.#lose())
+    this.#connection = new OwnConnection({ ...context.connection, onLost: () => this.#lose() })
   }
 
   get contexts(): Iterable<RunContext> {

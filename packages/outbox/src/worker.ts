@@ -8,12 +8,14 @@ import { LeaseLoop } from './lease-loop.ts'
 import { type Bloat, Maintenance } from './maintenance.ts'
 import { logConsumers, LogLoop } from './log-loop.ts'
 import { type OutboxNames, outboxNames } from './names.ts'
+import type { OwnConnectionOptions } from './own-connection.ts'
 import type { PendingEvent } from './pending.ts'
 import { borrow, type ConnectionPool, type PoolClient } from './pool.ts'
 import { Presence } from './presence.ts'
 import { Rates } from './rates.ts'
 import type { OutboxRepository } from './repository.ts'
 import { type Backoff, type NotDone, type Outcome, type RunContext, runHandler } from './run.ts'
+import { connectionSilent } from './silence.ts'
 import { runTraced, type TracerLike } from './tracing.ts'
 import { TxLoop } from './tx-loop.ts'
 
@@ -91,6 +93,8 @@ export interface LoopContext {
   readonly schema: string
   readonly options: WorkerConfig & { readonly backoff: Backoff }
   readonly queryTimeoutMs: number
+  /** Of each loop's own connection. */
+  readonly connection: OwnConnectionOptions
   readonly handlers: ReadonlyMap<string, BoundHandler>
   readonly presence: Presence
   readonly database: HandlerDatabase
@@ -109,6 +113,8 @@ export interface LoopContext {
 
 /** Writers notify again when a worker has had nothing to do, and no more when it was busy for so long. */
 const BUSY_MS = 100
+/** The server ends a statement at its limit; what has not been heard of so long after it is not to come. */
+const SILENCE_MARGIN_MS = 2000
 const WATCH_MS = 100
 const DEFAULT_GRACE_MS = 10_000
 
@@ -178,8 +184,10 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
         this.emit('exhausted', { type, waiting })
       },
     })
+    const silenceMs = Math.max(queryTimeoutMs, ...bound.map((handler) => handler.queryTimeoutMs)) + SILENCE_MARGIN_MS
     this.#presence = new Presence({
       pool,
+      silenceMs,
       names,
       name,
       types: [...this.#handlers.keys()],
@@ -212,6 +220,15 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       schema,
       options: { ...this.#config, backoff: { baseMs: this.#config.backoffBaseMs, maxMs: this.#config.backoffMaxMs } },
       queryTimeoutMs,
+      connection: {
+        pool,
+        connectTimeoutMs,
+        silenceMs,
+        onSilent: (client) => {
+          context.onError(connectionSilent(silenceMs))
+          this.#presence.end(client)
+        },
+      },
       handlers: this.#handlers,
       presence: this.#presence,
       database: this.#database,

@@ -5,6 +5,7 @@ import { afterEach, describe, expect, it } from 'vitest'
 import {
   type Effect,
   type Handlers,
+  logProgress,
   migrate,
   Outbox,
   type OutboxRepository,
@@ -12,7 +13,7 @@ import {
   retryAfter,
   type Verdict,
 } from '../src/index.ts'
-import { ownOutbox, until } from './own-outbox.ts'
+import { ownOutbox, until, WAITING } from './own-outbox.ts'
 
 // What goes wrong in processes, connections and handlers, one thing at a time. Each of these was once a way to lose, to
 // repeat or to hold up an event.
@@ -265,7 +266,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
           `SELECT id FROM outbox.claim($1, $2, '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false) WHERE id IS NOT NULL`,
           [worker, effect],
         )
-        await until(async () => (await own.one<number>(`SELECT count(*)::int FROM pg_locks WHERE NOT granted`)) > 0)
+        await until(async () => (await own.one<number>(WAITING)) > 0)
         await own.pool.query(
           `INSERT INTO outbox.claim (worker_id, effect, ids, keys) SELECT -1, 'lease', array_agg(id), '{k}' FROM outbox.event`,
         )
@@ -470,6 +471,38 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await until(empty)
       expect(seen.toSorted((a, b) => a - b)).toEqual([1, 2, 3])
     })
+
+    it.each<Effect>(['tx', 'lease', 'log'])(
+      'goes on when its connections fall silent, and nobody ends them: %s',
+      async (effect) => {
+        const proxy = await startFaultProxy(own.address)
+        proxies.push(proxy)
+        const { user, password, database } = own.address
+        const pool = new pg.Pool({ host: proxy.host, port: proxy.port, user, password, database, max: 10 })
+        pool.on('error', () => undefined)
+        pools.push(pool)
+        const seen: number[] = []
+        const handler = async (n: number): Promise<void> => {
+          // What the server answers from now on is heard by nobody.
+          if (n === 2 && !seen.includes(n)) proxy.abandon()
+          seen.push(n)
+        }
+        const handlers: Handlers =
+          effect === 'log' ? { a: { effect, consumer: 'c', handler } } : { a: { effect, handler, queryTimeoutMs: 500 } }
+        const worker = new OutboxWorker({ pool, handlers, queryTimeoutMs: 500, pollInterval: 100 })
+        await worker.start()
+        const events = [1, 2, 3].map((payload) => ({ type: 'a', payload }))
+        await (effect === 'log' ? outbox.appendMany(own.pool, events) : outbox.enqueueMany(own.pool, events))
+        const over = async (): Promise<boolean> =>
+          effect === 'log' ? (await logProgress(own.pool))[0]?.lagEvents === 0 : await empty()
+        await until(async () => seen.includes(3) && (await over()))
+        // The same worker, known to the server under one id; what it had lost is ended there too.
+        expect(await own.one('SELECT count(*)::int FROM outbox.worker')).toBe(1)
+        expect(await own.one('SELECT count(*)::int FROM outbox.dead_letter')).toBe(0)
+        await worker.stop()
+        expect(await own.one('SELECT count(*)::int FROM outbox.worker')).toBe(0)
+      },
+    )
 
     it.each<Effect>(['tx', 'lease'])('stops while a suspect runs alone, and gives back all connections: %s', async (effect) => {
       const pool = new pg.Pool({ ...own.address, max: 10 })

@@ -1,7 +1,7 @@
 import { describeWith } from '@common-handlers/testkit'
 import { beforeAll, beforeEach, expect, it } from 'vitest'
 import { type EnqueueInto, Inbox, type Processed } from '../src/index.ts'
-import { ownOutbox, until } from './own-outbox.ts'
+import { ownOutbox, until, WAITING } from './own-outbox.ts'
 
 describeWith(['postgres'], 'the inbox', ({ postgres }) => {
   const own = ownOutbox(postgres)
@@ -50,10 +50,7 @@ describeWith(['postgres'], 'the inbox', ({ postgres }) => {
     )
     let ended = false
     const second = receive('m').finally(() => (ended = true))
-    await until(
-      async () =>
-        (await own.one<number>(`SELECT count(*)::int FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted`)) > 0,
-    )
+    await until(async () => (await own.one<number>(WAITING)) > 0)
     expect(ended).toBe(false)
     gate.resolve()
     await first

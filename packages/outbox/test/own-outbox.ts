@@ -84,6 +84,10 @@ export function ownOutbox(server: PostgresAddress, max = 30): OwnOutbox {
   }
 }
 
+/** How many sessions of the database wait for a lock. */
+export const WAITING =
+  "SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
 /** Waits for a condition that the database tells, 20 seconds at most. */
 export async function until(condition: () => boolean | Promise<boolean>, timeoutMs = 20_000): Promise<void> {
   const end = performance.now() + timeoutMs

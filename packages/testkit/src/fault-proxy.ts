@@ -19,6 +19,11 @@ export interface FaultProxy extends AsyncDisposable {
   /** Lets the bytes flow again, held-back ones first. */
   resume(): void
   /**
+   * All connections fall silent for good, and neither side learns what becomes of the other: as when a firewall forgot
+   * them, or a host lost its power. New ones are served.
+   */
+  abandon(): void
+  /**
    * From now on each connection ends after exactly that many more bytes in one direction, or with `once` only the first
    * that gets so far. `Infinity` lifts the limit.
    */
@@ -49,6 +54,7 @@ class Proxy implements FaultProxy {
   readonly host = '127.0.0.1'
   readonly #target: { readonly host: string; readonly port: number }
   readonly #links = new Set<Link>()
+  readonly #abandoned = new Set<Link>()
   #server: Server | undefined
   #port = 0
   #stalled = false
@@ -75,6 +81,8 @@ class Proxy implements FaultProxy {
     this.#server = undefined
     const closed = new Promise<void>((resolve) => (server === undefined ? resolve() : server.close(() => resolve())))
     this.cut()
+    for (const link of this.#abandoned) this.#break(link, 'reset')
+    this.#abandoned.clear()
     await closed
   }
 
@@ -103,6 +111,19 @@ class Proxy implements FaultProxy {
       client.resume()
       upstream.resume()
     }
+  }
+
+  abandon(): void {
+    for (const link of this.#links) {
+      this.#abandoned.add(link)
+      for (const socket of [link.client, link.upstream]) {
+        socket.removeAllListeners()
+        socket.on('error', () => undefined)
+        socket.on('data', () => undefined)
+        socket.resume()
+      }
+    }
+    this.#links.clear()
   }
 
   limitBytes(bytes: number, options: { readonly direction?: Direction; readonly once?: boolean } = {}): void {

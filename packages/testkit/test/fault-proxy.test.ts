@@ -90,6 +90,23 @@ describe('startFaultProxy', () => {
     expect(await Promise.all(answers)).toEqual(['one', 'two'])
   })
 
+  it('abandons connections, whose other side never learns of it, and serves new ones', async () => {
+    const old = await join()
+    await say(old, 'a')
+    const served: Socket[] = []
+    echo.on('connection', (socket) => served.push(socket))
+    proxy.abandon()
+    expect(proxy.connections).toBe(0)
+    expect(await Promise.race([say(old, 'b'), sleep(150, 'nothing')])).toBe('nothing')
+    old.destroy()
+    await once(old, 'close')
+    expect(await say(await join(), 'c')).toBe('c')
+    await sleep(50)
+    // The server still takes the old connection for alive.
+    expect(served).toHaveLength(1)
+    expect(await new Promise((resolve) => echo.getConnections((_, count) => resolve(count)))).toBe(2)
+  })
+
   it('ends each connection after exactly the bytes it may have', async () => {
     proxy.limitBytes(1_000_000)
     for (let round = 0; round < 2; round++) expect(await receive(await join(), 'bulk')).toBe(1_000_000)
