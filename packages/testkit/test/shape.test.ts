@@ -28,7 +28,9 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/connectors/ftp': ['basic-ftp', 'connections', 'core'],
   'packages/connectors/sftp': ['connections', 'core', 'ssh2'],
   'packages/connectors/mongodb': ['connections', 'core', 'mongodb'],
+  'packages/connectors/gsheets': ['connections', 'core', 'undici'],
   'packages/connectors/soap': ['connections', 'core', 'soap'],
+  'packages/connectors/neo4j': ['connections', 'core', 'neo4j-driver'],
   'packages/connectors/sqlite': ['connections', 'core'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
@@ -48,7 +50,9 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/connectors/ftp': 'basic-ftp',
   'packages/connectors/sftp': 'ssh2',
   'packages/connectors/mongodb': 'mongodb',
+  'packages/connectors/gsheets': 'undici',
   'packages/connectors/soap': 'soap',
+  'packages/connectors/neo4j': 'neo4j-driver',
   'packages/connectors/sqlite': 'node:sqlite',
 }
 
