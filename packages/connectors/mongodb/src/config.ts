@@ -25,7 +25,7 @@ export interface MongodbConfigInput {
   readonly maxConnections?: number | undefined
   /** Limit of finding a server and logging in, in milliseconds. Default 10 000. */
   readonly connectTimeoutMs?: number | undefined
-  /** How long the server may be silent while an answer is waited for, in milliseconds. Default 60 000. */
+  /** How long the server may be silent while an answer is waited for, in milliseconds. Default 300 000. */
   readonly answerTimeoutMs?: number | undefined
   /** Tries in all. Default 3. */
   readonly attempts?: number | undefined
@@ -79,7 +79,7 @@ export const mongodbConfigSchema: z.ZodType<MongodbConfig, MongodbConfigInput> =
     maxConnections: positive().default(10).describe('connections at once, at most'),
     connectTimeoutMs: positive().default(10_000).describe('limit of finding a server and logging in, in milliseconds'),
     answerTimeoutMs: positive()
-      .default(60_000)
+      .default(300_000)
       .describe('how long the server may be silent while an answer is waited for, in milliseconds'),
     attempts: positive().default(3).describe('tries in all'),
     retryBudgetMs: positive().default(30_000).describe('time for all tries and waits together, in milliseconds'),
