@@ -35,6 +35,6 @@ export {
   type Lineage,
 } from './ingestion.ts'
 export type { ConfigSources } from './load.ts'
-export type { HttpClient, RestRequest, RestResponse } from './http/client.ts'
-export { http, type HttpQuery, type HttpRecordsQuery } from './http/connector.ts'
+export type { HttpClient, RestRequest, RestResponse, RestStream } from './http/client.ts'
+export { http, type HttpDownloadQuery, type HttpFile, type HttpQuery, type HttpRecordsQuery } from './http/connector.ts'
 export type { Pagination } from './http/pages.ts'

@@ -9,6 +9,7 @@ import {
   fetchFiles,
   type FilesQuery,
   type LeftFile,
+  type ReadOptions,
   type RemoteEntry,
   type RemoteFiles,
 } from '@common-handlers/connections/files'
@@ -104,7 +105,7 @@ const fetch = async (remote: RemoteFiles, query: FilesQuery = '', signal?: Abort
   for (const item of items) expect(ingestedItemSchema.parse(item)).toEqual(item)
   return items
 }
-const keys = (items: readonly IngestedItem[]): unknown[] => items.map(({ key }) => key)
+const keys = (items: readonly IngestedItem[]): string[] => items.map(({ key }) => String(key))
 const text = ({ data }: IngestedItem): string => Buffer.from(data as Uint8Array).toString()
 const content = async (store: MemoryStore, key: string): Promise<string> => (await store.getBytes(key)).bytes.toString()
 const keysOf = async (store: MemoryStore): Promise<string[]> =>

@@ -16,7 +16,7 @@ import {
   watermarkOf,
 } from './query.ts'
 import { readFile } from './read.ts'
-import type { RemoteFiles } from './remote-files.ts'
+import type { ReadableFiles, RemoteFiles } from './remote-files.ts'
 import { MARKERS_FOLDER, SeenMarkers } from './seen.ts'
 
 /** What the connector of a file protocol does to fetch: lists, and brings each file whole to where it shall go. */
@@ -43,7 +43,7 @@ export interface Transfer extends ConnectorContext {
 
 /** Brings files to their destination one after the other, without those that are there. */
 export async function* transfer(
-  remote: RemoteFiles,
+  remote: ReadableFiles,
   found: Iterable<FoundFile> | AsyncIterable<FoundFile>,
   { asked, destination, selection, signal, logger }: Transfer,
 ): AsyncGenerator<IngestedItem, void, undefined> {

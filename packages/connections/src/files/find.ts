@@ -1,7 +1,7 @@
 import { HandlerError, retry } from '@common-handlers/core'
 import { nameRefused } from './errors.ts'
 import { comparePlaces, isMatch, mayHold, placeOf, type Selection } from './query.ts'
-import { joinPath, type RemoteEntry, type RemoteFiles } from './remote-files.ts'
+import { joinPath, type ReadableFiles, type RemoteEntry, type RemoteFiles } from './remote-files.ts'
 
 /** A file that was asked for. */
 export interface FoundFile {
@@ -49,7 +49,7 @@ async function exact(remote: RemoteFiles, { path }: RemoteEntry, signal: AbortSi
 }
 
 /** What the server says of a file, asked again where the connection breaks. */
-export function stat(remote: RemoteFiles, path: string, signal: AbortSignal): Promise<RemoteEntry> {
+export function stat(remote: ReadableFiles, path: string, signal: AbortSignal): Promise<RemoteEntry> {
   const { policy } = remote
   return retry(() => remote.stat(path, { signal }), { policy, signal, idempotent: true })
 }

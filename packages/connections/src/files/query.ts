@@ -49,8 +49,8 @@ export interface LeftFile {
 
 const MIB = 1024 * 1024
 
-const selectionKeys = new Set(['path', 'pattern', 'modifiedSince', 'watermark', 'dryRun'])
-const destinationKeys = new Set(['target', 'prefix', 'again', 'maxFileBytes', 'onLeft'])
+const selectionKeys = ['path', 'pattern', 'modifiedSince', 'watermark', 'dryRun']
+export const destinationKeys: readonly string[] = ['target', 'prefix', 'again', 'maxFileBytes', 'onLeft']
 
 /** A selection with its defaults. */
 export interface Selection {
@@ -64,7 +64,7 @@ export interface Selection {
 /** @throws ConfigError `FILES_QUERY_INVALID`, `FILES_WATERMARK_INVALID` */
 export function parseSelection(query: FilesQuery): Selection {
   const selection = typeof query === 'string' ? { path: query } : query
-  refuseUnknown(selection, new Set([...selectionKeys, ...destinationKeys]))
+  refuseUnknown(selection, [...selectionKeys, ...destinationKeys])
   const { path = '', pattern = '**', modifiedSince, watermark, dryRun = false } = selection
   for (const [name, value] of Object.entries({ path, pattern })) {
     if (typeof value !== 'string' || value.includes('\0')) throw queryInvalid(`${name} must be a text without NUL`)
@@ -96,9 +96,10 @@ export function parseDestination(query: FilesDestination): Destination {
   return { target, prefix: prefix === '' ? '' : `${names.join('/')}/`, again, maxFileBytes, onLeft }
 }
 
-function refuseUnknown(given: object, known: ReadonlySet<string>): void {
-  const unknown = Object.keys(given).find((key) => !known.has(key))
-  if (unknown !== undefined) throw queryInvalid(`"${unknown}" is none of ${[...known].join(', ')}`)
+/** @throws ConfigError `FILES_QUERY_INVALID` */
+export function refuseUnknown(given: object, known: readonly string[]): void {
+  const unknown = Object.keys(given).find((key) => !known.includes(key))
+  if (unknown !== undefined) throw queryInvalid(`"${unknown}" is none of ${known.join(', ')}`)
 }
 
 /** True when a path below the folder is matched. */

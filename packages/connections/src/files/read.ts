@@ -1,21 +1,20 @@
-import { pipeline, Readable } from 'node:stream'
-import { createBrotliDecompress } from 'node:zlib'
-import { decompress, HandlerError, retry } from '@common-handlers/core'
+import { retry } from '@common-handlers/core'
 import { untilAborted } from '../cache.ts'
+import { decode, isDecoderError } from '../content-encoding.ts'
 import { encodingBroken, encodingUnknown, endedEarly, fileChanged, readStalled } from './errors.ts'
 import { stat } from './find.ts'
-import { isSameFile, type RemoteEntry, type RemoteFiles } from './remote-files.ts'
+import { isSameFile, type ReadableFiles, type RemoteEntry } from './remote-files.ts'
 
 /**
  * The content of a file, whole: after a break it goes on at the next byte if the file is still the one that was listed,
  * and it ends well only if that is so at the end.
  * @throws ConflictError `FILES_CHANGED`
  */
-export function readFile(remote: RemoteFiles, file: RemoteEntry, signal: AbortSignal): AsyncIterable<Uint8Array> {
+export function readFile(remote: ReadableFiles, file: RemoteEntry, signal: AbortSignal): AsyncIterable<Uint8Array> {
   return decoded(file, received(remote, file, signal))
 }
 
-async function* received(remote: RemoteFiles, file: RemoteEntry, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+async function* received(remote: ReadableFiles, file: RemoteEntry, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   const { path, size = Infinity } = file
   const { policy } = remote
   let offset = 0
@@ -50,7 +49,7 @@ async function* received(remote: RemoteFiles, file: RemoteEntry, signal: AbortSi
   await unchanged(remote, file, signal)
 }
 
-async function unchanged(remote: RemoteFiles, file: RemoteEntry, signal: AbortSignal): Promise<void> {
+async function unchanged(remote: ReadableFiles, file: RemoteEntry, signal: AbortSignal): Promise<void> {
   if (!isSameFile(file, await stat(remote, file.path, signal))) throw fileChanged(file.path)
 }
 
@@ -62,7 +61,7 @@ class Reader {
   readonly #signal: AbortSignal
   readonly #chunks: AsyncIterator<Uint8Array>
 
-  constructor(remote: RemoteFiles, file: RemoteEntry, start: number, signal: AbortSignal) {
+  constructor(remote: ReadableFiles, file: RemoteEntry, start: number, signal: AbortSignal) {
     this.#path = file.path
     this.#timeoutMs = remote.timeoutMs
     this.#signal = AbortSignal.any([signal, this.#abort.signal])
@@ -88,34 +87,15 @@ class Reader {
   }
 }
 
-function decoded(file: RemoteEntry, bytes: AsyncIterable<Uint8Array>): AsyncIterable<Uint8Array> {
-  const { path, encoding = 'identity' } = file
-  switch (encoding) {
-    case 'identity':
-      return bytes
-    case 'gzip':
-    case 'x-gzip':
-      return guarded(path, encoding, decompress(bytes, 'gzip'))
-    case 'zstd':
-      return guarded(path, encoding, decompress(bytes, 'zstd'))
-    case 'br':
-      return guarded(
-        path,
-        encoding,
-        pipeline(Readable.from(bytes), createBrotliDecompress(), () => undefined),
-      )
-    default:
-      throw encodingUnknown(path, encoding)
-  }
-}
-
-async function* guarded(path: string, encoding: string, stream: Readable): AsyncGenerator<Uint8Array> {
+async function* decoded(
+  { path, encoding = 'identity' }: RemoteEntry,
+  bytes: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const content = decode(bytes, encoding)
+  if (content === undefined) throw encodingUnknown(path, encoding)
   try {
-    yield* stream as AsyncIterable<Uint8Array>
+    yield* content
   } catch (error) {
-    const { code } = error as { readonly code?: unknown }
-    const isOfDecoder =
-      !HandlerError.is(error) && typeof code === 'string' && /^(Z_|ZSTD_|ERR__|ERR_(BROTLI|ZSTD|ZLIB))/.test(code)
-    throw isOfDecoder ? encodingBroken(path, encoding, error) : error
+    throw isDecoderError(error) ? encodingBroken(path, encoding, error) : error
   }
 }

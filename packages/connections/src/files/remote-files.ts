@@ -17,23 +17,24 @@ export interface RemoteEntry {
   readonly encoding?: string | undefined
 }
 
-/**
- * The files of a server, as every file protocol has them. Each call obeys its signal, and makes a new connection where the
- * last one is gone; none is tried again in here.
- */
-export interface RemoteFiles {
+/** Files that are known by their paths. Each call obeys its signal, and makes a new connection where the last one is gone; none is tried again in here. */
+export interface ReadableFiles {
   /** How often and how long a step is tried: a listing, a question, the next bytes. */
   readonly policy: Partial<RetryPolicy>
   /** How long nothing may come, in milliseconds. */
   readonly timeoutMs: number
   /** A path as a URL, without secrets: `sftp://etl@files.example.com:22/out/a.csv`. */
   urlOf(path: string): string
-  /** What stands in one folder, in any order. @throws NotFoundError */
-  list(folder: string, options?: CallOptions): Promise<RemoteEntry[]>
   /** @throws NotFoundError */
   stat(path: string, options?: CallOptions): Promise<RemoteEntry>
   /** The bytes of a file. Leaving the loop, and the signal, let go of what it holds. @throws NotFoundError */
   read(path: string, options?: ReadOptions): AsyncIterable<Uint8Array>
+}
+
+/** The files of a server, as every file protocol has them. */
+export interface RemoteFiles extends ReadableFiles {
+  /** What stands in one folder, in any order. @throws NotFoundError */
+  list(folder: string, options?: CallOptions): Promise<RemoteEntry[]>
 }
 
 /** How a file is read. */
