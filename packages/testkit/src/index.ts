@@ -28,7 +28,7 @@ export {
   trinoCliCommand,
 } from './provision/deployment-tools.ts'
 export { runWithHvac, runWithPyIceberg, runWithTrinoPython } from './provision/python.ts'
-export { givenAddress } from './servers/given.ts'
+export { givenAddress, givenUrl } from './servers/given.ts'
 export { startDurableOpenBao } from './servers/durable-openbao.ts'
 export type { DurableOpenBaoOptions, DurableOpenBaoServer } from './servers/durable-openbao.ts'
 export { openbaoAdmin, startOpenBao } from './servers/openbao.ts'

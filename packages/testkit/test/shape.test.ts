@@ -23,6 +23,7 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/outbox-cli': ['cli', 'core', 'outbox', 'pg', 'zod'],
   'packages/connections': ['core', 'storage', 'undici'],
   'packages/connections-cli': ['cli', 'connections', 'core', 'zod'],
+  'packages/connectors/mssql': ['connections', 'core', 'tedious'],
   'packages/connectors/postgres': ['connections', 'core', 'pg', 'pg-cursor'],
   'packages/connectors/newprotocol': ['connections', 'core'],
   'packages/connectors/ftp': ['basic-ftp', 'connections', 'core'],
@@ -32,6 +33,7 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/connectors/soap': ['connections', 'core', 'soap'],
   'packages/connectors/neo4j': ['connections', 'core', 'neo4j-driver'],
   'packages/connectors/sqlite': ['connections', 'core'],
+  'packages/connectors/webdav': ['connections', 'core', 'saxes'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
 }
@@ -45,6 +47,7 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/duckdb-handler': '@duckdb/node-api',
   'packages/outbox-cli': 'pg',
   'packages/connections': 'undici',
+  'packages/connectors/mssql': 'tedious',
   'packages/connectors/postgres': 'pg',
   'packages/connectors/newprotocol': 'node:net',
   'packages/connectors/ftp': 'basic-ftp',
@@ -54,6 +57,7 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/connectors/soap': 'soap',
   'packages/connectors/neo4j': 'neo4j-driver',
   'packages/connectors/sqlite': 'node:sqlite',
+  'packages/connectors/webdav': 'saxes',
 }
 
 interface PackageJson {
