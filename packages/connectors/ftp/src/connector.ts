@@ -15,7 +15,7 @@ import { urlInvalid } from './errors.ts'
 /** Files over FTP, with TLS and without. */
 export const ftp: ConnectorDefinition<'ftp', FtpConfigInput, FtpConfig, FtpClient, FilesQuery> = {
   protocol: 'ftp',
-  prefix: 'SFTP',
+  prefix: 'FTP',
   packageName: '@common-handlers/ftp',
   configSchema: ftpConfigSchema,
   fromUrl: (url) => {

@@ -1,12 +1,14 @@
+import { execFile } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { lutimes, mkdir, mkdtemp, open, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { closeAllConnections, createConnections, type IngestedItem } from '@common-handlers/connections'
 import { fetchFiles, type FilesQuery, type LeftFile, type RemoteFiles } from '@common-handlers/connections/files'
-import { silentLogger } from '@common-handlers/core'
+import { REDACTED, silentLogger } from '@common-handlers/core'
 import { ftp, type FtpConfigInput, getFtpClient, testFtpConnection } from '@common-handlers/ftp'
 import {
   describeWith,
@@ -19,6 +21,7 @@ import {
 } from '@common-handlers/testkit'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 
+const run = promisify(execFile)
 const MIB = 1024 * 1024
 setFlagsFromString('--expose-gc')
 const collect = runInNewContext('gc') as () => void
@@ -98,7 +101,7 @@ describeWith([], 'ftp', async () => {
     const query = { path: 'in', pattern: '**/*.csv', modifiedSince: time, target: join(scratch, name) }
     const found = await fetch(at(server), { ...query, dryRun: true })
     const linked = name === 'rclone' ? [] : ['link.csv']
-    expect(found.map(({ key }) => key).toSorted()).toEqual(
+    expect(found.map(({ key }) => String(key)).toSorted()).toEqual(
       [...Object.keys(files), ...linked].map((path) => `in/${path}`).toSorted(),
     )
     expect(new Set(found.map(({ data }) => (data as { modifiedAt: string }).modifiedAt))).toEqual(new Set([time.toISOString()]))
@@ -254,14 +257,33 @@ describeWith([], 'ftp', async () => {
     await expect(getFtpClient('ftp://host/out')).rejects.toMatchObject({ code: 'FTP_URL_INVALID' })
   })
 
+  it('the example of README.md', async () => {
+    await mkdir(join(proftpd.folder, 'out'))
+    await writeFile(join(proftpd.folder, 'out', 'a.csv'), 'a,b')
+    const root = join(import.meta.dirname, '..')
+    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const target = join(scratch, 'readme')
+    const args = ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e']
+    const env = {
+      FTP_HOST: proftpd.host,
+      FTP_PORT: String(proftpd.port),
+      FTP_USERNAME: proftpd.user,
+      FTP_PASSWORD: proftpd.password,
+      FTP_CA: proftpd.caCert ?? '',
+    }
+    const { stdout } = await run(process.execPath, [...args, code.replace('/data/in', target)], { cwd: root, env })
+    expect(stdout).toBe(`out/a.csv 3 file://${target}/a.csv\n0 more the next time\n`)
+  })
+
   it('has example files that its schema takes', async () => {
     const folder = join(import.meta.dirname, '../examples')
     const names = (await readdir(folder)).filter((name) => /\.(json|yaml)$/.test(name))
     expect(names).toHaveLength(2)
-    await using connections = createConnections({ connectors: [ftp], variables: {} })
+    await using connections = createConnections({ connectors: [ftp], variables: { FTP_PASSWORD: 'from the environment' } })
     for (const name of names) {
       const explained = await connections.explain('ftp', {}, { file: join(folder, name) })
       expect(explained.find(({ key }) => key === 'host')?.value).toBe('files.example.com')
+      expect(explained.find(({ key }) => key === 'password')?.value).toBe(REDACTED)
     }
   })
 })

@@ -76,10 +76,8 @@ function isFor(hosts: string, host: string, port: number): boolean {
   }
   const patterns = hosts.toLowerCase().split(',')
   const matches = (pattern: string): boolean => {
-    const source = [...pattern].map((letter) =>
-      letter === '*' ? '.*' : letter === '?' ? '.' : letter.replace(/[^a-z0-9]/, '\\$&'),
-    )
-    return new RegExp(`^${source.join('')}$`).test(wanted)
+    const source = pattern.replace(/[^a-z0-9]/g, (letter) => ({ '*': '.*', '?': '.' })[letter] ?? `\\${letter}`)
+    return new RegExp(`^${source}$`).test(wanted)
   }
   if (patterns.some((pattern) => pattern.startsWith('!') && matches(pattern.slice(1)))) return false
   return patterns.some((pattern) => (isIP(pattern) === 0 ? matches(pattern) : pattern === wanted))

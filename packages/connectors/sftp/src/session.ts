@@ -191,7 +191,7 @@ class SshSession implements Session {
     const tell = (error: unknown): void => {
       signal.removeEventListener('abort', abort)
       this.#waiting.delete(tell)
-      reject(error as Error)
+      reject(error)
     }
     const abort = (): void => tell(signal.reason)
     if (this.#lost) tell(connectionLost(this.#server))

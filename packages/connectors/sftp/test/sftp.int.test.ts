@@ -8,7 +8,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { closeAllConnections, createConnections } from '@common-handlers/connections'
 import { fetchFiles, type RemoteFiles } from '@common-handlers/connections/files'
-import { silentLogger } from '@common-handlers/core'
+import { REDACTED, silentLogger } from '@common-handlers/core'
 import { getSftpClient, sftp, type SftpConfigInput, testSftpConnection } from '@common-handlers/sftp'
 import { describeWith, startFaultProxy, startRclone, startSftp } from '@common-handlers/testkit'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
@@ -230,11 +230,12 @@ describeWith([], 'sftp', async () => {
       })
       const target = join(scratch, 'none')
       proxy.limitBytes(20 * MIB)
-      const refusing = expect
-        .poll(() => proxy.connections, { timeout: 10_000 })
-        .toBe(1)
-        .then(() => expect.poll(() => proxy.connections, { timeout: 10_000, interval: 5 }).toBe(0))
-        .then(() => proxy.refuse())
+      const refuseOnceCut = async (): Promise<void> => {
+        await expect.poll(() => proxy.connections, { timeout: 10_000 }).toBe(1)
+        await expect.poll(() => proxy.connections, { timeout: 10_000, interval: 5 }).toBe(0)
+        await proxy.refuse()
+      }
+      const refusing = refuseOnceCut()
       await expect(connector.fetchData({ path: 'large.bin', target })).rejects.toMatchObject({ outcome: 'connection' })
       await refusing
       await proxy.accept()
@@ -280,6 +281,24 @@ describeWith([], 'sftp', async () => {
     expect(await client.stat('one')).toMatchObject({ kind: 'file', size: 3 })
   })
 
+  it('the example of README.md', async () => {
+    await mkdir(join(rclone.folder, 'out'))
+    await writeFile(join(rclone.folder, 'out', 'a.csv'), 'a,b')
+    const root = join(import.meta.dirname, '..')
+    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const target = join(scratch, 'readme')
+    const args = ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e']
+    const env = {
+      SFTP_HOST: rclone.host,
+      SFTP_PORT: String(rclone.port),
+      SFTP_USERNAME: rclone.user,
+      SFTP_PASSWORD: rclone.password,
+      SFTP_HOST_KEYS: rclone.hostKey ?? '',
+    }
+    const { stdout } = await run(process.execPath, [...args, code.replace('/data/in', target)], { cwd: root, env })
+    expect(stdout).toBe(`out/a.csv 3 file://${target}/a.csv\n0 more the next time\n`)
+  })
+
   it('has example files that its schema takes', async () => {
     const folder = join(import.meta.dirname, '../examples')
     const names = (await readdir(folder)).filter((name) => /\.(json|yaml)$/.test(name))
@@ -288,6 +307,7 @@ describeWith([], 'sftp', async () => {
     for (const name of names) {
       const explained = await connections.explain('sftp', {}, { file: join(folder, name) })
       expect(explained.find(({ key }) => key === 'host')?.value).toBe('files.example.com')
+      expect(explained.find(({ key }) => key === 'password')?.value).toBe(REDACTED)
     }
   })
 })
