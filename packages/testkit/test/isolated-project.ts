@@ -77,8 +77,8 @@ async function weigh(modules: string): Promise<{ packages: number; bytes: number
     const file = join(entry.parentPath, entry.name)
     if (!entry.isFile()) continue
     bytes += (await stat(file)).size
-    const above = [basename(join(entry.parentPath, '..')), basename(join(entry.parentPath, '../..'))]
-    const isPackage = above[0] === 'node_modules' || (above[0]?.startsWith('@') === true && above[1] === 'node_modules')
+    const [above, further] = [join(entry.parentPath, '..'), join(entry.parentPath, '../..')].map((path) => basename(path))
+    const isPackage = above === 'node_modules' || (/^@/.test(above ?? '') && further === 'node_modules')
     if (entry.name === 'package.json' && isPackage) packages += 1
   }
   return { packages, bytes }

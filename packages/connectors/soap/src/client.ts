@@ -180,16 +180,16 @@ export class SoapClient implements Closable {
     const request = (
       url: string,
       body: string | null,
-      callback: (error: unknown, response?: unknown, text?: string) => void,
+      tell: (error: unknown, response?: unknown, text?: string) => void,
       headers: Readonly<Record<string, string>> = {},
       asked: Asked = {},
     ): void => {
       const { signal = this.#life.signal, operation } = asked
-      const answered = ({ status, text }: SoapAnswer): void => callback(null, { status, headers: {} }, text)
+      const answered = ({ status, text }: SoapAnswer): void => tell(null, { status, headers: {} }, text)
       ask(this.#config, this.#origins, { url, body: body ?? undefined, headers, operation, signal })
         // What the driver throws of an answer is told to whoever waits for it, too.
         .then(answered)
-        .catch(callback)
+        .catch(tell)
     }
     return { request } as unknown as IHttpClient
   }
@@ -216,7 +216,7 @@ async function invoke(
   const { promise, resolve, reject } = Promise.withResolvers<SoapRecord>()
   const method = client[operation] as Method
   try {
-    method(args, (error, result) => (error === null ? resolve(result ?? {}) : reject(error as Error)), { signal, operation })
+    method(args, (error, result) => (error === null ? resolve(result ?? {}) : reject(error)), { signal, operation })
     return await promise
   } catch (error) {
     signal.throwIfAborted()
@@ -241,10 +241,9 @@ const exact: Readonly<Record<string, (value: string) => SoapValue>> = {
   duration: text,
   ...Object.fromEntries(['byte', 'short', 'int', 'unsignedByte', 'unsignedShort', 'unsignedInt'].map((type) => [type, small])),
   ...Object.fromEntries(
-    [
-      ...['long', 'unsignedLong', 'integer', 'positiveInteger', 'negativeInteger'],
-      ...['nonNegativeInteger', 'nonPositiveInteger'],
-    ].map((type) => [type, integer]),
+    ['long', 'unsignedLong', 'integer', 'positiveInteger', 'negativeInteger', 'nonNegativeInteger', 'nonPositiveInteger'].map(
+      (type) => [type, integer],
+    ),
   ),
   float: (value) => double(value.trim()),
   double: (value) => double(value.trim()),

@@ -100,7 +100,7 @@ function recordsAt(answer: SoapRecord, path: string, target: string, operation: 
   const found = valueAt(answer, path)
   if (found === undefined || found === null) return []
   if (typeof found !== 'object') throw recordsUnusable(placeOf(target, operation), path)
-  return Array.isArray(found) ? (found as readonly SoapValue[]) : [found as SoapRecord]
+  return Array.isArray(found) ? (found as readonly SoapValue[]) : [found]
 }
 
 function valueAt(value: SoapValue | undefined, path: string): SoapValue | undefined {
