@@ -1,9 +1,10 @@
-import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http'
-import { connect, type AddressInfo, type Socket } from 'node:net'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { brotliCompressSync, gzipSync, zstdCompressSync } from 'node:zlib'
 import { createConnections, type HttpConfigInput, type HttpDownloadQuery, type IngestedItem } from '@common-handlers/connections'
 import { MemoryStore } from '@common-handlers/storage'
 import { afterEach, describe, expect, it } from 'vitest'
+import { createProxy } from './proxy.ts'
 
 const servers: Server[] = []
 const connections = createConnections({ variables: {} })
@@ -185,32 +186,8 @@ describe('an answer that is encoded', () => {
 })
 
 describe('a proxy', () => {
-  /** Forwards plain requests, tunnels CONNECT, and asks for a login. */
-  async function proxy(): Promise<{ proxyUrl: string; seen: string[] }> {
-    const seen: string[] = []
-    const login = `Basic ${Buffer.from('me:a proxy secret').toString('base64')}`
-    const server = createServer((asked, response) => {
-      seen.push(`${asked.method} ${asked.url}`)
-      if (asked.headers['proxy-authorization'] !== login) return response.writeHead(407).end()
-      const { 'proxy-authorization': _login, ...headers } = asked.headers
-      return asked.pipe(
-        request(asked.url ?? '', { method: asked.method, headers }, (answer) => {
-          response.writeHead(answer.statusCode ?? 502, answer.headers)
-          answer.pipe(response)
-        }),
-      )
-    })
-    server.on('connect', (asked: IncomingMessage, socket: Socket) => {
-      seen.push(`CONNECT ${asked.url}`)
-      if (asked.headers['proxy-authorization'] !== login) return socket.end('HTTP/1.1 407 No\r\n\r\n')
-      const [host = '', port] = (asked.url ?? '').split(':')
-      const upstream = connect(Number(port), host, () => {
-        socket.write('HTTP/1.1 200 OK\r\n\r\n')
-        upstream.pipe(socket).pipe(upstream)
-      })
-      upstream.on('error', () => socket.destroy())
-      socket.on('error', () => upstream.destroy())
-    })
+  const proxy = async (): Promise<{ proxyUrl: string; seen: string[] }> => {
+    const { server, seen } = createProxy('me', 'a proxy secret')
     return { proxyUrl: await listen(server), seen }
   }
   const login = { proxyUsername: 'me', proxyPassword: 'a proxy secret' }

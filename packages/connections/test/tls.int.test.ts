@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { createConnections } from '@common-handlers/connections'
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { createProxy } from './proxy.ts'
 
 const connections = createConnections({ variables: {} })
 let folder: string
@@ -54,5 +55,23 @@ it('trusts the certificates in ca, given as such or as a file', async () => {
   for (const ca of [await readFile(file, 'utf8'), `file:${file}`]) {
     const client = await connections.getConnection('http', { baseUrl, ca })
     expect((await client.requestRest()).bytes.toString()).toBe('private')
+  }
+})
+
+it('trusts the same certificates through a proxy, which sees nothing of what is said', async () => {
+  const ca = await readFile(join(folder, 'server.pem'), 'utf8')
+  const { server: proxy, seen } = createProxy('me', 'a proxy secret')
+  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve))
+  const proxyUrl = `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`
+  const through = { baseUrl, proxyUrl, proxyUsername: 'me', proxyPassword: 'a proxy secret' }
+  try {
+    const client = await connections.getConnection('http', { ...through, ca })
+    expect((await client.requestRest({ path: '/secret' })).bytes.toString()).toBe('private')
+    expect(seen).toEqual([`CONNECT ${new URL(baseUrl).host}`])
+    const stranger = await connections.getConnection('http', through)
+    await expect(stranger.requestRest()).rejects.toMatchObject({ code: 'HTTP_TLS_FAILED' })
+  } finally {
+    await connections.closeAllConnections()
+    proxy.close()
   }
 })

@@ -21,6 +21,9 @@ const collect = runInNewContext('gc') as () => void
 describeWith([], 'sftp', async () => {
   const scratch = await mkdtemp(join(tmpdir(), 'sftp-'))
   const [server, rclone] = [await startSftp(), await startRclone('sftp')]
+  // Before the first login: rclone remembers a folder for minutes.
+  await mkdir(join(rclone.folder, 'out'))
+  await writeFile(join(rclone.folder, 'out', 'a.csv'), 'a,b')
   afterEach(() => closeAllConnections())
   afterAll(async () => {
     await Promise.all([server.stop(), rclone.stop()])
@@ -282,8 +285,6 @@ describeWith([], 'sftp', async () => {
   })
 
   it('the example of README.md', async () => {
-    await mkdir(join(rclone.folder, 'out'))
-    await writeFile(join(rclone.folder, 'out', 'a.csv'), 'a,b')
     const root = join(import.meta.dirname, '..')
     const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
     const target = join(scratch, 'readme')
