@@ -20,6 +20,8 @@ export interface SqlConnectorCase {
   engine(): Promise<SqlEngineLike>
   /** A name in a statement. */
   quote(name: string): string
+  /** What no name may hold, quoted or not: `"` with Oracle. */
+  readonly forbidden?: string
   /** The expression of a text that is bound as the first parameter: `$1::text`. */
   readonly bound: string
   /** What a statement of a value alone ends with: `FROM dual`. */
@@ -38,13 +40,15 @@ export interface SqlConnectorCase {
 }
 
 const MIB = 1024 * 1024
-const TABLE = `we"ird ]table; --`
-const AT = `a'"t] \\`
 const ID = 'i d'
+/** Signs that a name should survive. */
+const SIGNS = `"' ]; -- \\`
 
 /** The contract of a connector for an SQL database: values, order, streams, cancelling, parameters and names. */
 export function sqlConformance(title: string, sqlCase: SqlConnectorCase): void {
-  const { protocol, connections, types, values, watermarks, quote, from = '' } = sqlCase
+  const { protocol, connections, types, values, watermarks, quote, from = '', forbidden } = sqlCase
+  const signs = forbidden === undefined ? SIGNS : SIGNS.replaceAll(forbidden, '')
+  const [table, at] = [`table ${signs}`, `at ${signs}`]
 
   describe(`${title} as an SQL source`, () => {
     let engine: SqlEngineLike
@@ -52,7 +56,7 @@ export function sqlConformance(title: string, sqlCase: SqlConnectorCase): void {
       engine = await sqlCase.engine()
     })
     afterAll(async () => {
-      await engine.execute(`DROP TABLE ${quote(TABLE)}`).catch(() => undefined)
+      await engine.execute(`DROP TABLE ${quote(table)}`).catch(() => undefined)
       await engine.close()
     })
 
@@ -84,17 +88,17 @@ export function sqlConformance(title: string, sqlCase: SqlConnectorCase): void {
         .toSorted((a, b) => ((a.id * 5) % 11) - ((b.id * 5) % 11))
       const expected = rows.toSorted((a, b) => a.place - b.place || a.id - b.id).map(({ id }) => String(id))
       const insert = (some: readonly { readonly literal: string; readonly id: number }[]) =>
-        Promise.all(some.map(({ literal, id }) => engine.execute(`INSERT INTO ${quote(TABLE)} VALUES (${id}, ${literal})`)))
-      const query = { table: TABLE, watermarkColumn: AT }
+        Promise.all(some.map(({ literal, id }) => engine.execute(`INSERT INTO ${quote(table)} VALUES (${id}, ${literal})`)))
+      const query = { table, watermarkColumn: at }
       const make = () => connections.createConnector({ protocol, ...sqlCase.config } as never)
 
       beforeAll(async () => {
-        await engine.execute(`DROP TABLE ${quote(TABLE)}`).catch(() => undefined)
+        await engine.execute(`DROP TABLE ${quote(table)}`).catch(() => undefined)
         await engine.execute(
-          `CREATE TABLE ${quote(TABLE)} (${quote(ID)} ${types.integer} NOT NULL PRIMARY KEY, ${quote(AT)} ${type})`,
+          `CREATE TABLE ${quote(table)} (${quote(ID)} ${types.integer} NOT NULL PRIMARY KEY, ${quote(at)} ${type})`,
         )
         await insert(rows)
-        await engine.execute(`INSERT INTO ${quote(TABLE)} VALUES (-1, NULL)`)
+        await engine.execute(`INSERT INTO ${quote(table)} VALUES (-1, NULL)`)
       })
 
       it.each([1, 2, 3, 5])('reads every row once and in one order in runs of %i, ties or not', async (portion) => {
@@ -122,13 +126,13 @@ export function sqlConformance(title: string, sqlCase: SqlConnectorCase): void {
         const id = 1000
         await insert([{ literal: literals.at(-1) ?? '', id }])
         expect((await connector.fetchData(after)).items.map(({ key }) => key)).toEqual([String(id)])
-        await engine.execute(`DELETE FROM ${quote(TABLE)} WHERE ${quote(ID)} = ${id}`)
+        await engine.execute(`DELETE FROM ${quote(table)} WHERE ${quote(ID)} = ${id}`)
       })
     })
 
     it('refuses an order that leaves rows of one watermark open', async () => {
       await using connector = await connections.createConnector({ protocol, ...sqlCase.config } as never)
-      const open = connector.fetchData({ table: TABLE, watermarkColumn: AT, keyColumns: [AT] } as never)
+      const open = connector.fetchData({ table, watermarkColumn: at, keyColumns: [at] } as never)
       await expect(open).rejects.toMatchObject({ outcome: 'data', code: expect.stringMatching(/_KEY_NOT_UNIQUE$/) as string })
     })
 
