@@ -17,7 +17,7 @@ try {
   await packConnectors(folder)
   const rows: string[] = []
   for (const name of [undefined, ...connectors]) {
-    const { packages, bytes } = await installAlone(folder, name)
+    const { packages, bytes } = await installAlone(folder, ...(name === undefined ? [] : [name]))
     const drivers = driversOf(name ?? 'connections').map((driver) => `\`${driver}\``)
     rows.push(
       `| ${name ?? 'the façade alone'} | ${drivers.join(', ') || '–'} | ${packages} | ${(bytes / 1_000_000).toFixed(1)} MB |`,

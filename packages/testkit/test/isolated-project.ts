@@ -42,9 +42,9 @@ function withSiblings(name: string, found = new Set<string>()): Set<string> {
   return found
 }
 
-/** Packs the façade and the connectors, which are built already, into a folder. */
+/** Packs the façade, its program and the connectors, which are built already, into a folder. */
 export async function packConnectors(into: string): Promise<void> {
-  const names = new Set(connectors.flatMap((name) => [...withSiblings(name)]))
+  const names = new Set(['connections-cli', ...connectors].flatMap((name) => [...withSiblings(name)]))
   await Promise.all([...names].map((name) => callPnpm(folderOf(name), 'pack', '--pack-destination', into)))
 }
 
@@ -55,13 +55,13 @@ export interface IsolatedProject {
   readonly bytes: number
 }
 
-/** Makes a project beside the tarballs and installs into it: the façade, and a connector if one is named. */
-export async function installAlone(tarballs: string, connector: string | undefined): Promise<IsolatedProject> {
-  const folder = join(tarballs, `project-${connector ?? 'alone'}`)
+/** Makes a project beside the tarballs and installs into it: the façade and what is named. */
+export async function installAlone(tarballs: string, ...names: string[]): Promise<IsolatedProject> {
+  const folder = join(tarballs, ['project', ...names].join('-'))
   await mkdir(folder)
   const manifest = { name: 'empty', private: true, type: 'module' }
   await writeFile(join(folder, 'package.json'), JSON.stringify(manifest))
-  const siblings = withSiblings(connector ?? 'connections')
+  const siblings = new Set(['connections', ...names].flatMap((name) => [...withSiblings(name)]))
   const files = [...siblings].map((name) => join(tarballs, `common-handlers-${name}-${manifestOf(name).version}.tgz`))
   const peers = Object.entries(manifestOf('connections').peerDependencies ?? {}).map(([peer, range]) => `${peer}@${range}`)
   const quiet = ['--no-audit', '--no-fund', '--ignore-scripts', '--prefer-offline']
@@ -78,7 +78,7 @@ async function weigh(modules: string): Promise<{ packages: number; bytes: number
     if (!entry.isFile()) continue
     bytes += (await stat(file)).size
     const [above, further] = [join(entry.parentPath, '..'), join(entry.parentPath, '../..')].map((path) => basename(path))
-    const isPackage = above === 'node_modules' || (/^@/.test(above ?? '') && further === 'node_modules')
+    const isPackage = above === 'node_modules' || (above?.startsWith('@') && further === 'node_modules')
     if (entry.name === 'package.json' && isPackage) packages += 1
   }
   return { packages, bytes }

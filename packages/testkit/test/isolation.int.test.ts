@@ -59,6 +59,17 @@ describe('a project with one connector', () => {
   }, 180_000)
   afterAll(() => rm(folder, { recursive: true, force: true }))
 
+  it.concurrent('and with the program, which finds it', { timeout: 240_000 }, async () => {
+    const project = await installAlone(folder, 'connections-cli', 'sqlite')
+    const call = async (...args: string[]): Promise<unknown> => {
+      const file = join(project.folder, 'node_modules/.bin/connections')
+      return JSON.parse((await promisify(execFile)(process.execPath, [file, ...args], { cwd: project.folder })).stdout)
+    }
+    const found = (await call('list')) as { protocol: string; install?: string }[]
+    expect(found.filter(({ install }) => install === undefined).map(({ protocol }) => protocol)).toEqual(['http', 'sqlite'])
+    expect(await call('test', 'sqlite', '--key', 'databasePath=:memory:')).toMatchObject({ protocol: 'sqlite', ok: true })
+  })
+
   it.concurrent.each(connectors)('%s', { timeout: 240_000 }, async (protocol) => {
     const others = connectors.filter((name) => name !== protocol)
     const project = await installAlone(folder, protocol)

@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
-import { readdir, readFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { createConnections } from '@common-handlers/connections'
@@ -179,6 +180,28 @@ it('is tested step by step', async () => {
     [`log in as ${server.clientEmail}`, undefined],
     [`open ${config.spreadsheetId}`, "Orders of the year: Orders (9 rows), It's more! (2 rows), Empty (1000 rows)"],
   ])
+})
+
+it('trusts no certificate that nobody here vouches for, unless ca does', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'gsheets-'))
+  const [key, certificate] = [join(folder, 'server.key'), join(folder, 'server.pem')]
+  await run('openssl', [
+    ...'req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost'.split(' '),
+    ...`-addext subjectAltName=IP:127.0.0.1 -keyout ${key} -out ${certificate}`.split(' '),
+  ])
+  const ca = await readFile(certificate, 'utf8')
+  await using secure = await startSheetsServer({ key: await readFile(key), cert: ca })
+  await rm(folder, { recursive: true })
+  const { spreadsheetId, credentials, apiUrl } = secure
+  await expect(getGsheetsClient({ spreadsheetId, credentials, apiUrl })).rejects.toMatchObject({
+    code: 'GSHEETS_TLS_FAILED',
+    retry: 'never',
+  })
+  const { steps } = await testGsheetsConnection({ spreadsheetId, credentials, apiUrl })
+  expect(steps.at(-1)?.error?.code).toBe('CONNECTIONS_CERTIFICATE_UNTRUSTED')
+  expect(secure.logins).toBe(0)
+  await using client = await getGsheetsClient({ spreadsheetId, credentials, apiUrl, ca })
+  expect((await client.describe()).title).toBe('Orders of the year')
 })
 
 it('takes the address of a spreadsheet', async () => {

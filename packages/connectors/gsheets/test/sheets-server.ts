@@ -1,6 +1,7 @@
 import { generateKeyPairSync, randomUUID, verify } from 'node:crypto'
 import { once } from 'node:events'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
+import { createServer as createSecureServer, type ServerOptions } from 'node:https'
 import type { AddressInfo } from 'node:net'
 
 // The part of Google's HTTP contract that is read here, on loopback:
@@ -43,8 +44,9 @@ const pair = (): { publicKey: string; privateKey: string } =>
 export const foreignCredentials = (credentials: string): string =>
   JSON.stringify({ ...(JSON.parse(credentials) as object), private_key: pair().privateKey })
 
-export async function startSheetsServer(): Promise<SheetsServer> {
+export async function startSheetsServer(tls?: ServerOptions): Promise<SheetsServer> {
   const { publicKey, privateKey } = pair()
+  const scheme = tls === undefined ? 'http' : 'https'
   const [keyId, spreadsheetId, clientEmail] = ['0a1b2c', `1Bxi-${randomUUID()}`, 'reader@project.iam.gserviceaccount.com']
   const tokens = new Set<string>()
   let logins = 0
@@ -121,7 +123,7 @@ export async function startSheetsServer(): Promise<SheetsServer> {
   }
 
   const serve = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
-    const origin = `http://${request.headers.host ?? ''}`
+    const origin = `${scheme}://${request.headers.host ?? ''}`
     const url = new URL(request.url ?? '', origin)
     const chunks: Buffer[] = []
     for await (const chunk of request as AsyncIterable<Buffer>) chunks.push(chunk)
@@ -133,12 +135,13 @@ export async function startSheetsServer(): Promise<SheetsServer> {
     response.end(typeof body === 'string' ? body : JSON.stringify(body))
   }
 
-  const server = createServer((request, response) => {
+  const listener: RequestListener = (request, response) => {
     serve(request, response).catch(() => response.destroy())
-  })
+  }
+  const server = tls === undefined ? createServer(listener) : createSecureServer(tls, listener)
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
-  const apiUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  const apiUrl = `${scheme}://127.0.0.1:${(server.address() as AddressInfo).port}`
   const service: SheetsServer = {
     apiUrl,
     spreadsheetId,
