@@ -134,7 +134,7 @@ async function gather<Handle>(
       timer ??= setTimeout(() => late.abort(), ms)
     }
   } catch (error) {
-    if (!both.aborted) throw error
+    if (error !== both.reason) throw error
   } finally {
     clearTimeout(timer)
   }

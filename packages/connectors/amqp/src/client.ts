@@ -65,8 +65,7 @@ export class AmqpClient implements Closable {
     this.#logger = logger
     this.#life = new Lifecycle('AmqpClient', 'AMQP', async () => {
       const connection = await this.#connection?.catch(() => undefined)
-      // It may have gone meanwhile.
-      await connection?.close().catch(() => undefined)
+      if (connection !== undefined) await closeQuietly(connection)
     })
   }
 
@@ -107,7 +106,7 @@ export class AmqpClient implements Closable {
         }
       } finally {
         // Gives back what was not acknowledged, in its old place.
-        await channel.close().catch(() => undefined)
+        await closeQuietly(channel)
       }
     } finally {
       leave()
@@ -382,8 +381,19 @@ class AmqpSubscription implements Subscription<ConsumeMessage> {
   /** What was not acknowledged goes back to its place in the queue. */
   async close(): Promise<void> {
     this.#ended = true
-    await this.#channel.close().catch(() => undefined)
+    await closeQuietly(this.#channel)
   }
+}
+
+const CLOSE_MS = 5_000
+
+/** Closes what may have gone meanwhile, of which the driver's own `close` says nothing, or whose server says nothing any more. */
+async function closeQuietly(open: ChannelModel | ConfirmChannel): Promise<void> {
+  const gone = Promise.withResolvers<void>()
+  open.on('close', () => gone.resolve())
+  const timer = setTimeout(gone.resolve, CLOSE_MS)
+  await Promise.race([gone.promise, open.close().catch(() => undefined)])
+  clearTimeout(timer)
 }
 
 function amqpMessage({ fields, properties, content }: GetMessage | ConsumeMessage): AmqpMessage {
