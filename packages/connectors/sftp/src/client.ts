@@ -18,9 +18,9 @@ import { knownHostsUnreadable } from './errors.ts'
 import { KnownKeys } from './host-key.ts'
 import { type Attributes, openSession, type Session } from './session.ts'
 
-/** What every server of SFTP gives at once (draft-ietf-secsh-filexfer-02 section 3), and how many such pieces are asked for ahead. */
-const PIECE_BYTES = 32 * 1024
-const PIECES_AHEAD = 64
+/** What is handed on at a time, and how much of that is asked for ahead. */
+const PIECE_BYTES = 256 * 1024
+const PIECES_AHEAD = 8
 
 /** The files of one SSH server: one connection for all calls, made with the first and made again when it was lost. */
 export class SftpClient implements RemoteFiles, Closable {
