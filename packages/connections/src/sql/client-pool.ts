@@ -154,7 +154,9 @@ export class ClientPool<Client extends PooledClient> implements Closable {
       this.#leave()
       left()
     }
-    const forget = onAbort(signal, () => (cancelling = cancel()))
+    const forget = onAbort(signal, () => {
+      cancelling = cancel()
+    })
     return async () => {
       await client.idle()
       forget()

@@ -1,6 +1,6 @@
 import { createConnections, ingestionResultSchema } from '@common-handlers/connections'
 import { getMssqlEngine, mssql } from '@common-handlers/mssql'
-import { connectorConformance, givenUrl, sqlConformance } from '@common-handlers/testkit'
+import { connectorConformance, describeGiven, sqlConformance } from '@common-handlers/testkit'
 import { afterAll, beforeAll, describe } from 'vitest'
 import { changed, columnOf, result, startTdsStub, type TdsStub } from './tds-stub.ts'
 
@@ -48,10 +48,7 @@ describe('on the stub', () => {
 })
 
 // A real one, where there is one: mssql://user:password@host:1433/database?sslMode=require
-const url = givenUrl('TEST_MSSQL_URL')
-if (url !== undefined) describe('on SQL Server', () => onServer(new URL(url)))
-
-function onServer({ pathname, hostname, port, username, password, searchParams }: URL): void {
+describeGiven('TEST_MSSQL_URL', 'on SQL Server', ({ pathname, hostname, port, username, password, searchParams }) => {
   const config = {
     host: hostname,
     ...(port === '' ? {} : { port: Number(port) }),
@@ -131,4 +128,4 @@ function onServer({ pathname, hostname, port, username, password, searchParams }
       return rows.length
     },
   })
-}
+})

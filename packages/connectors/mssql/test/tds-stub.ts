@@ -175,7 +175,7 @@ export async function startTdsStub(answer: (sql: string) => StubAnswer, login?: 
         const header = Buffer.from([4, isLast && at + 4_000 >= tokens.length ? 1 : 0, 0, 0, 0, 0, 1, 0])
         header.writeUInt16BE(part.length + 8, 2)
         if (!socket.write(Buffer.concat([header, part])) && !socket.destroyed) {
-          await Promise.race([once(socket, 'drain'), once(socket, 'close')]).catch(() => undefined)
+          await once(socket, 'drain').catch(() => undefined)
         }
       }
     }

@@ -39,7 +39,7 @@ export function fetchOf({ name, dbTypeName, precision = 0, scale }: OracleColumn
     case 'BINARY_DOUBLE':
       return {
         as: undefined,
-        read: (value) => (value === null || Number.isFinite(value) ? (value as number | null) : String(value)),
+        read: (value) => (typeof value === 'number' && !Number.isFinite(value) ? String(value) : (value as number | null)),
       }
     case 'CLOB':
     case 'NCLOB':

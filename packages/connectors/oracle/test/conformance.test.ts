@@ -1,7 +1,7 @@
 import { createConnections, ingestionResultSchema } from '@common-handlers/connections'
 import { getOracleEngine, oracle } from '@common-handlers/oracle'
-import { connectorConformance, givenUrl, sqlConformance } from '@common-handlers/testkit'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { connectorConformance, describeGiven, sqlConformance } from '@common-handlers/testkit'
+import { afterAll, beforeAll, expect, it } from 'vitest'
 
 const connections = createConnections({ connectors: [oracle], variables: {} })
 afterAll(() => connections.closeAllConnections())
@@ -11,10 +11,7 @@ it('is there by its protocol', () => {
 })
 
 // A real one, where there is one: oracle://user:password@host:1521/service?sslMode=disable
-const url = givenUrl('TEST_ORACLE_URL')
-if (url !== undefined) describe('on Oracle', () => onServer(new URL(url)))
-
-function onServer({ pathname, hostname, port, username, password, searchParams }: URL): void {
+describeGiven('TEST_ORACLE_URL', 'on Oracle', ({ pathname, hostname, port, username, password, searchParams }) => {
   const config = {
     host: hostname,
     ...(port === '' ? {} : { port: Number(port) }),
@@ -80,4 +77,4 @@ function onServer({ pathname, hostname, port, username, password, searchParams }
     many: (rows, characters) =>
       `SELECT LEVEL AS "n", RPAD(TO_CLOB('x'), ${characters}, 'x') AS "text" FROM dual CONNECT BY LEVEL <= ${rows}`,
   })
-}
+})

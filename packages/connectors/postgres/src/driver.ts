@@ -132,7 +132,7 @@ export class PostgresClient extends pg.Client {
           cursor.read(count, (error: Error | null | undefined, rows, result: pg.QueryResult | undefined) => {
             failed = error !== null && error !== undefined
             // pg-cursor gives no result with the empty portion after the last.
-            if (failed) reject(error as Error)
+            if (failed) reject(error)
             else resolve({ columns: (result?.fields ?? []).map(({ name }) => name), rows })
           })
         }),

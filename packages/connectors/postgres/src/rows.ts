@@ -99,7 +99,7 @@ export class RowEncoder {
     this.#signal.throwIfAborted()
     try {
       const next = this.#iterator.next()
-      const step = next instanceof Promise ? await unlessAborted(next, this.#signal) : await next
+      const step = 'then' in next ? await unlessAborted(next, this.#signal) : next
       if (step.done === true) this.#open = false
       return step
     } catch (error) {

@@ -8,11 +8,6 @@ export function givenAddress<K extends ServerKind>(kind: K): Addresses[K] | unde
   return readers[kind]()
 }
 
-/** A database that testkit cannot start, as a URL such as `mssql://user:password@host:1433/database`; nothing if the variable is not set. */
-export function givenUrl(variable: 'TEST_MSSQL_URL' | 'TEST_ORACLE_URL'): string | undefined {
-  return addressVariable(variable)
-}
-
 const readers: { readonly [K in ServerKind]: () => Addresses[K] } = {
   postgres() {
     const url = new URL(required('postgres', 'TEST_POSTGRES_URL'))
