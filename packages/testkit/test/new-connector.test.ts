@@ -60,7 +60,7 @@ it('makes a connector that passes the shape test, its own tests, types and lint 
       'packages/connections',
     ),
   ])
-  expect(tests, tests.out).toMatchObject({ code: 0, out: expect.stringMatching(/\n\d{2,} passed, 0 failed/) })
+  expect(tests, tests.out.slice(-2_000)).toMatchObject({ code: 0, out: expect.stringMatching(/\n\d{2,} passed, 0 failed/) })
   expect([types, lint.code, format.code], lint.out + format.out).toEqual([{ code: 0, out: '' }, 0, 0])
   // Of the template nothing is left in it, and it is known where others are.
   for (const entry of await readdir(join(copy, folder), { recursive: true, withFileTypes: true })) {

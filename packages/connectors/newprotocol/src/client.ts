@@ -146,16 +146,18 @@ export class NewprotocolClient implements Closable {
 
 /** One connection: lines out, lines in, no more of them in memory than the socket's own buffer holds. */
 class Session {
-  readonly version: string
+  /** What the server says that it is. */
+  version = ''
   readonly #socket: Socket
   readonly #lines: AsyncGenerator<string, void, undefined>
   readonly #target: string
+  readonly #answerTimeoutMs: number
 
-  private constructor(socket: Socket, lines: AsyncGenerator<string, void, undefined>, version: string, target: string) {
+  private constructor(socket: Socket, lines: AsyncGenerator<string, void, undefined>, target: string, answerTimeoutMs: number) {
     this.#socket = socket
     this.#lines = lines
-    this.version = version
     this.#target = target
+    this.#answerTimeoutMs = answerTimeoutMs
   }
 
   static async open({ host, port, answerTimeoutMs }: NewprotocolConfig, target: string, signal: AbortSignal): Promise<Session> {
@@ -165,13 +167,16 @@ class Session {
     const end = (): void => void socket.destroy(signal.reason as Error)
     signal.addEventListener('abort', end, { once: true })
     socket.once('close', () => signal.removeEventListener('abort', end))
-    socket.setTimeout(answerTimeoutMs, () => socket.destroy(answerLate(target, answerTimeoutMs)))
+    socket.on('timeout', () => socket.destroy(answerLate(target, answerTimeoutMs)))
+    socket.setTimeout(answerTimeoutMs)
     try {
       await once(socket, 'connect')
       const lines = linesOf(socket, target, signal)
-      const [word, version = ''] = (await answerOf(lines, target)).split(' ')
+      const session = new Session(socket, lines, target, answerTimeoutMs)
+      const [word, version = ''] = (await session.answer()).split(' ')
       if (word !== 'HELLO') throw answerUnusable(target, `expected HELLO and got ${word}: another protocol may be spoken there`)
-      return new Session(socket, lines, version, target)
+      session.version = version
+      return session
     } catch (error) {
       socket.destroy()
       signal.throwIfAborted()
@@ -183,23 +188,20 @@ class Session {
     this.#socket.write(`${line}\n`)
   }
 
-  /** The next line, unless it is an error. */
-  answer(): Promise<string> {
-    return answerOf(this.#lines, this.#target)
+  /** The next line, unless it is an error. The limit is that of the server: whoever reads the lines may take their time. */
+  async answer(): Promise<string> {
+    this.#socket.setTimeout(this.#answerTimeoutMs)
+    const { value, done } = await this.#lines.next().finally(() => this.#socket.setTimeout(0))
+    if (done === true) throw endedEarly(this.#target)
+    const [word, name = '', ...message] = value.split(' ')
+    if (word === 'ERROR') throw toServerError(name, message.join(' '), this.#target)
+    return value
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#socket.destroy()
     await this.#lines.return().catch(() => undefined)
   }
-}
-
-async function answerOf(lines: AsyncGenerator<string, void, undefined>, target: string): Promise<string> {
-  const { value, done } = await lines.next()
-  if (done === true) throw endedEarly(target)
-  const [word, name = '', ...message] = value.split(' ')
-  if (word === 'ERROR') throw toServerError(name, message.join(' '), target)
-  return value
 }
 
 async function* linesOf(socket: Socket, target: string, signal: AbortSignal): AsyncGenerator<string, void, undefined> {

@@ -69,6 +69,16 @@ describe('a client', () => {
     await expect(client.connect()).rejects.toMatchObject({ code: 'NEWPROTOCOL_TIMEOUT', outcome: 'timeout' })
   })
 
+  it('lets whoever reads take longer than the server may', async () => {
+    await using client = await getNewprotocolClient({ ...config, answerTimeoutMs: 100 })
+    let count = 0
+    for await (const _row of client.rows(query)) {
+      if (count === 0) await new Promise((resolve) => setTimeout(resolve, 300))
+      count += 1
+    }
+    expect(count).toBe(10_000)
+  })
+
   it('says that a table or a query cannot be used, and that something else is spoken there', async () => {
     await using client = await getNewprotocolClient(config)
     await expect(client.rows({ table: 'none' }).next()).rejects.toMatchObject({ code: 'NEWPROTOCOL_NOT_FOUND' })

@@ -130,7 +130,7 @@ export class SoapClient implements Closable {
     )
   }
 
-  /** Read once for all calls; who gives up takes it along, and the next call begins anew. */
+  /** Read once; calls that come while it is read for the first time read it for themselves. */
   async #described(signal: AbortSignal): Promise<Client> {
     if (this.#client !== undefined) return this.#client
     const client = this.#describe(signal)

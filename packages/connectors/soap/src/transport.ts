@@ -36,9 +36,10 @@ export async function ask(config: SoapConfig, origins: ReadonlySet<string>, aske
   const request = send(target, options, (response) => {
     read(response, config.maxBodyBytes, place).then((text) => {
       const { statusCode: status = 0, headers: answered } = response
-      // A fault comes with 500; so does a server that has failed before it got so far.
-      const isEnvelope = /\bxml\b/.test(answered['content-type'] ?? '') && status !== 401 && status !== 403
-      if ((status >= 200 && status < 300) || (isEnvelope && body !== undefined)) resolve({ status, text })
+      // A fault comes with 500, from some with 400; so does a server that has failed before it got so far.
+      const isFault =
+        (status === 500 || status === 400) && /^(text|application)\/(soap\+)?xml\b/.test(answered['content-type'] ?? '')
+      if ((status >= 200 && status < 300) || (isFault && body !== undefined)) resolve({ status, text })
       else reject(toStatusError(status, place, answered['retry-after']))
     }, reject)
   })

@@ -125,8 +125,10 @@ describe('what is no answer', () => {
     ],
     ['a page of a server that failed', { status: 500, text: 'oops', type: 'text/plain' }, 'SOAP_SERVER_FAILED'],
     ['a login page', { status: 401, text: '<html/>', type: 'application/xhtml+xml' }, 'SOAP_UNAUTHORIZED'],
-    ['too busy', { status: 429, text: '' }, 'SOAP_ANSWER_INVALID'],
-    ['too busy, and no XML', { status: 429, text: '', type: 'text/plain' }, 'SOAP_RATE_LIMITED'],
+    ['too busy', { status: 429, text: '' }, 'SOAP_RATE_LIMITED'],
+    ['not there', { status: 404, text: '<html/>', type: 'application/xhtml+xml' }, 'SOAP_NOT_FOUND'],
+    ['failed, with a page', { status: 500, text: '<html/>', type: 'application/xhtml+xml' }, 'SOAP_SERVER_FAILED'],
+    ['failed, with something else in XML', { status: 500, text: '<error/>' }, 'SOAP_ANSWER_INVALID'],
   ])('%s', async (_title, answer, code) => {
     await using service = await startSmallService()
     await using client = await getSoapClient({ wsdlUrl: `${service.url}?wsdl`, attempts: 1 })
