@@ -89,7 +89,7 @@ export interface Connections<Definition extends ConnectorDefinition> extends Asy
     config?: ConfigArgument<ByProtocol<Definition, Protocol>>,
     options?: ConnectionOptions,
   ): Promise<Leased<ConnectionOf<ByProtocol<Definition, Protocol>>>>
-  /** Tries a connection of its own, step by step. What fails is in the answer; only an unknown protocol and an abort throw. */
+  /** Tries a connection of its own, step by step. What fails is in the answer; only an unknown protocol, an abort and the end of its time throw. */
   testConnection<Protocol extends Definition['protocol']>(
     protocol: Protocol,
     config?: ConfigArgument<ByProtocol<Definition, Protocol>>,

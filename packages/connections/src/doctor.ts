@@ -25,11 +25,11 @@ export interface DoctorReport {
   readonly connections: readonly Diagnosis[]
 }
 
-export const DEFAULT_LIMIT_MS = 30_000
-export const DEFAULT_PARALLEL = 8
+const DEFAULT_LIMIT_MS = 30_000
+const DEFAULT_PARALLEL = 8
 
 /** Tries one connection: `testConnection`. */
-export type TryConnection = (protocol: string, config: ConfigTree, options: CallOptions) => Promise<CheckResult>
+type TryConnection = (protocol: string, config: ConfigTree, options: CallOptions) => Promise<CheckResult>
 
 /** Tries all of them, several at a time. What fails is in the report; only an abort throws. */
 export async function diagnose(
