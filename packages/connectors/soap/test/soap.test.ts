@@ -50,6 +50,16 @@ describe('a value', () => {
     expect(await client.call('Echo', { value: 'x' })).toEqual({ [element]: null })
   })
 
+  it('with attributes is a record of both', async () => {
+    await using service = await startSmallService(['xs:decimal'])
+    const element = '<decimal currency="EUR">12345678901234567890.10</decimal>'
+    service.answer = { status: 200, value: `<t:EchoResponse xmlns:t="urn:small">${element}</t:EchoResponse>` }
+    await using client = await getSoapClient({ wsdlUrl: `${service.url}?wsdl` })
+    expect(await client.call('Echo', { value: 'x' })).toEqual({
+      decimal: { attributes: { currency: 'EUR' }, $value: '12345678901234567890.10' },
+    })
+  })
+
   it('keeps its digits as an argument', async () => {
     await using service = await startSmallService()
     await using client = await getSoapClient({ wsdlUrl: `${service.url}?wsdl` })
