@@ -189,6 +189,18 @@ describe('incremental extraction', () => {
     expect(Object.keys(items[0]?.data as object)).toEqual(['x'])
   })
 
+  it('reads tables of attached files, and none of another schema', async () => {
+    const path = database('CREATE TABLE t (id INTEGER PRIMARY KEY, at)')
+    const other = database("CREATE TABLE t (at, k TEXT PRIMARY KEY); INSERT INTO t VALUES (1, 'x')")
+    await using connections = createConnections({ connectors: [sqlite], variables: {} })
+    await using connector = await connections.createConnector({ protocol: 'sqlite', databasePath: path })
+    const engine = await connections.getConnection('sqlite', { databasePath: path })
+    await engine.execute('ATTACH ? AS other', [other])
+    const { items } = await connector.fetchData({ table: 't', schema: 'other', watermarkColumn: 'at' })
+    expect(items).toMatchObject([{ key: 'x', data: { at: 1n, k: 'x' }, source: `sqlite:${path}#other.t` }])
+    await expect(connector.fetchData({ table: 't', schema: 'none' })).rejects.toThrow('there is no table or view "t"')
+  })
+
   it('refuses what has no order, and a watermark that is not its own', async () => {
     const path = database(
       "CREATE TABLE t (at, b BLOB PRIMARY KEY); CREATE VIEW w AS SELECT at FROM t; INSERT INTO t VALUES (1, x'00')",
