@@ -67,7 +67,7 @@ export class PostgresEngine implements Closable {
   }
 
   /** All rows of one statement. `$1` stands for the first parameter. */
-  query(sql: string, parameters: readonly PostgresInput[] = [], options?: CallOptions): Promise<PostgresRow[]> {
+  async query(sql: string, parameters: readonly PostgresInput[] = [], options?: CallOptions): Promise<PostgresRow[]> {
     const values = bound(parameters)
     return this.#pool.run(options, 'the query', async (client) => {
       const { columns, rows } = await this.#mapped('statement', client.run(sql, values))
@@ -76,7 +76,11 @@ export class PostgresEngine implements Closable {
   }
 
   /** A statement for what it does, or several without parameters, which are one transaction; says how many rows it changed. */
-  execute(sql: string, parameters?: readonly PostgresInput[], options?: CallOptions): Promise<{ readonly rowsChanged: number }> {
+  async execute(
+    sql: string,
+    parameters?: readonly PostgresInput[],
+    options?: CallOptions,
+  ): Promise<{ readonly rowsChanged: number }> {
     const values = parameters === undefined ? undefined : bound(parameters)
     return this.#pool.run(options, 'the statement', async (client) => {
       const { rowsChanged } = await this.#mapped('statement', client.run(sql, values))
@@ -90,11 +94,10 @@ export class PostgresEngine implements Closable {
     parameters: readonly PostgresInput[] = [],
     options: Pick<CallOptions, 'signal'> = {},
   ): AsyncGenerator<PostgresRow, void, undefined> {
-    const values = bound(parameters)
-    return this.#pool.stream(options.signal, (client) => this.#rows(client, sql, values))
+    return this.#pool.stream(options.signal, (client) => this.#rows(client, sql, bound(parameters)))
   }
 
-  /** Runs work in one transaction: what it did is undone when it throws. */
+  /** What the warehouse is made of: work in one transaction, undone when it throws. */
   transaction<T>(
     options: CallOptions | undefined,
     action: string,

@@ -53,8 +53,7 @@ describeWith(['postgres'], 'an engine', ({ postgres: server }) => {
       [undefined as unknown as null, 'use null'],
       [new Date(Number.NaN), 'invalid Date'],
     ] as const) {
-      const query = async () => engine.query('SELECT $1, $2', [1, given])
-      await expect(query()).rejects.toMatchObject({
+      await expect(engine.query('SELECT $1, $2', [1, given])).rejects.toMatchObject({
         code: 'POSTGRES_PARAMETER_INVALID',
         outcome: 'config',
         message: expect.stringMatching(new RegExp(`\\$2.*${why}`)) as string,

@@ -8,6 +8,7 @@ import {
   type Closable,
   type CloseOptions,
   Lifecycle,
+  onAbort,
   retry,
   runCheck,
   withDeadline,
@@ -80,6 +81,8 @@ export class SqliteEngine implements Closable {
     options: Pick<CallOptions, 'signal'> = {},
   ): AsyncGenerator<SqliteRow, void, undefined> {
     const leave = this.#life.hold()
+    // Nobody may come back to a stream that was left standing.
+    const forget = onAbort(this.#life.signal, leave)
     try {
       const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
       // The lock is taken with the first row.
@@ -97,9 +100,11 @@ export class SqliteEngine implements Closable {
           signal.throwIfAborted()
         }
       } finally {
-        iterator.return?.()
+        // A file that was closed has ended its statements.
+        if (!this.#life.signal.aborted) iterator.return?.()
       }
     } finally {
+      forget()
       leave()
     }
   }

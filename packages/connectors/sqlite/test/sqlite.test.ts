@@ -65,6 +65,15 @@ describe('an engine', () => {
     await expect(rows.next()).rejects.toThrow('enough')
   })
 
+  it('closes though a stream was left standing', async () => {
+    await using connections = createConnections({ connectors: [sqlite], variables: {} })
+    const engine = await connections.getConnection('sqlite', { databasePath: ':memory:' })
+    const rows = engine.stream('VALUES (1), (2), (3)')
+    await rows.next()
+    await connections.closeAllConnections({ graceMs: 10 })
+    await expect(rows.next()).rejects.toMatchObject({ code: 'SQLITE_CLOSED' })
+  })
+
   it('makes no file where there is none, unless it shall', async () => {
     const databasePath = join(folder, 'new.db')
     await expect(getSqliteEngine({ databasePath })).rejects.toMatchObject({
