@@ -20,7 +20,12 @@ export const gsheets: ConnectorDefinition<'gsheets', GsheetsConfigInput, Gsheets
   prefix: GSHEETS,
   packageName: '@common-handlers/gsheets',
   configSchema: gsheetsConfigSchema,
-  fromUrl: (url) => ({ spreadsheetId: url.host === 'docs.google.com' ? (url.pathname.split('/')[3] ?? '') : url.pathname }),
+  fromUrl: (url) => ({
+    spreadsheetId: url.host === 'docs.google.com' ? (url.pathname.split('/')[3] ?? '') : url.pathname,
+    // What a browser shows beside it is no key of ours.
+    usp: undefined,
+    gid: undefined,
+  }),
   open: async (config, { signal }) => {
     const client = await createClient(config)
     try {

@@ -206,7 +206,7 @@ it('trusts no certificate that nobody here vouches for, unless ca does', async (
 
 it('takes the address of a spreadsheet', async () => {
   await using connections = createConnections({ connectors: [gsheets], variables: { GSHEETS_CREDENTIALS: config.credentials } })
-  for (const url of ['https://docs.google.com/spreadsheets/d/1Bxi-x/edit#gid=0', 'gsheets:1Bxi-x']) {
+  for (const url of ['https://docs.google.com/spreadsheets/d/1Bxi-x/edit?usp=sharing&gid=7#gid=7', 'gsheets:1Bxi-x']) {
     const explained = await connections.explain('gsheets', url)
     expect(explained).toContainEqual({ key: 'spreadsheetId', value: '1Bxi-x', origin: 'config' })
     expect(explained).toContainEqual({ key: 'credentials', value: '[secret]', origin: 'environment GSHEETS_CREDENTIALS' })
