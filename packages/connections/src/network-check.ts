@@ -34,6 +34,7 @@ export interface NetworkTarget {
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000
+const SILENT_MS = 500
 
 /**
  * The steps of a test before anybody logs in: find the host, reach the port and, with `tls`, shake hands and look at the
@@ -110,12 +111,29 @@ async function trust(place: NetworkPlace, tls: NetworkTls, signal: AbortSignal, 
         hasCa: pair.ca !== undefined,
       })
     }
-    return handshake(secure, certificate, verify)
+    const found = handshake(secure, certificate, verify)
+    if (secure.getProtocol() === 'TLSv1.3') await accepted(secure, signal)
+    return found
   } catch (error) {
     signal.throwIfAborted()
     throw toHandshakeError(place, error)
   } finally {
     socket.destroy()
+  }
+}
+
+/** A server says after the handshake of TLS 1.3 that it wants a certificate of the client (RFC 8446 section 4.4.2.4), before anything else. */
+async function accepted(socket: TLSSocket, signal: AbortSignal): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  for (const event of ['data', 'end', 'close']) socket.once(event, () => resolve())
+  socket.once('error', (error: NodeJS.ErrnoException) => (/ALERT/.test(error.code ?? '') ? reject(error) : resolve()))
+  // Most answer an end with theirs; of one that says nothing nothing more can be known.
+  socket.end()
+  const timer = setTimeout(resolve, SILENT_MS)
+  try {
+    await untilAborted(promise, signal)
+  } finally {
+    clearTimeout(timer)
   }
 }
 

@@ -217,12 +217,15 @@ describe('a handshake', () => {
     expect(
       await failure(await serveTls({ ...signed, maxVersion: 'TLSv1.1', minVersion: 'TLSv1', ciphers: 'ALL@SECLEVEL=0' }), { ca }),
     ).toEqual(['CONNECTIONS_TLS_REFUSED', expect.stringContaining('another version')])
-    const port = await serveTls({ ...options, maxVersion: 'TLSv1.2' })
-    expect(await failure(port, { ca })).toEqual([
-      'CONNECTIONS_TLS_REFUSED',
-      expect.stringContaining('a certificate of the client'),
-    ])
-    expect(await last({ port, tls: { ca, ...(await certificate('client', 'ca')) } })).toMatchObject({ ok: true })
+    const own = await certificate('client', 'ca')
+    for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+      const port = await serveTls({ ...options, maxVersion })
+      expect(await failure(port, { ca })).toEqual([
+        'CONNECTIONS_TLS_REFUSED',
+        expect.stringContaining('a certificate of the client'),
+      ])
+      expect(await last({ port, tls: { ca, ...own } })).toMatchObject({ ok: true })
+    }
   })
 
   it('begins after what the protocol says in clear, whose errors are its own', async () => {
