@@ -4,7 +4,10 @@ export const configInvalid = (why: string): ConfigError =>
   new ConfigError(`the options of the lake cannot be used: ${why}`, { code: 'LAKE_CONFIG_INVALID' })
 
 export const keyMissing = (source: string): DataError =>
-  new DataError(`an item of ${source} has no key: it could not be known again`, { code: 'LAKE_KEY_MISSING', where: { file: source } })
+  new DataError(`an item of ${source} has no key: it could not be known again`, {
+    code: 'LAKE_KEY_MISSING',
+    where: { file: source },
+  })
 
 export const valueUnfit = (source: string, key: string, column: string, type: string, why: string): DataError =>
   new DataError(`${source} ${key}: "${column}" is no ${type}: ${why}`, {

@@ -194,7 +194,10 @@ export class Lake implements Closable {
     const numbers = await this.#numbers(signal)
     const newest = numbers.at(-1) ?? 0
     if (newest >= this.#next) {
-      const known = await this.#recent(numbers.filter((number) => number >= this.#next), signal)
+      const known = await this.#recent(
+        numbers.filter((number) => number >= this.#next),
+        signal,
+      )
       for (const manifest of known.toReversed()) this.#take(manifest)
       this.#next = newest + 1
     }

@@ -40,6 +40,7 @@ const batchShape = {
   positions: z.array(
     z.strictObject({
       source: z.string(),
+      partition: z.string().optional(),
       runs: z.array(z.tuple([z.string().regex(/^\d+$/), z.string().regex(/^\d+$/)])),
       keys: z.array(z.string()),
     }),

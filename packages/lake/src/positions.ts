@@ -1,9 +1,11 @@
 /**
- * Which messages a batch holds, by source: whole numbers as runs (`[["0","41"],["43","43"]]`), any other key as it is.
- * A Kafka partition or a NATS stream is one run at best, a queue a list of message ids.
+ * Which items a batch holds. Whole numbers are runs (`[["0","41"],["43","43"]]`), also behind a partition (`3/42`); any
+ * other key stands as it is. A Kafka partition or a NATS stream is one run at best, a queue a list of message ids.
  */
 export interface SourcePositions {
   readonly source: string
+  /** What stands before the slash in the keys of these runs. */
+  readonly partition?: string | undefined
   /** From and to, both included. */
   readonly runs: readonly (readonly [string, string])[]
   readonly keys: readonly string[]
@@ -15,26 +17,48 @@ export interface Position {
   readonly key: string
 }
 
-// Of at most 18 digits: what `0` and `007` would both be is a number to nobody.
-const INTEGER = /^(0|[1-9]\d{0,17})$/
+interface Place {
+  readonly source: string
+  readonly partition: string | undefined
+  /** Undefined for a key that is no number. */
+  readonly number: bigint | undefined
+}
+
+// Without leading zeros: `7` and `07` are two keys.
+const NUMBERED = /^(?:(.*)\/)?(0|[1-9]\d{0,17})$/s
+
+function placeOf({ source, key }: Position): Place {
+  const [, partition, digits] = NUMBERED.exec(key) ?? []
+  return { source, partition, number: digits === undefined ? undefined : BigInt(digits) }
+}
+
+const groupOf = ({ source, partition }: { readonly source: string; readonly partition?: string | undefined }): string =>
+  JSON.stringify([source, partition ?? null])
 
 /** The positions of a batch. */
 export function positionsOf(items: Iterable<Position>): SourcePositions[] {
-  const bySource = new Map<string, { numbers: bigint[]; keys: string[] }>()
-  for (const { source, key } of items) {
-    const found = bySource.get(source) ?? { numbers: [], keys: [] }
-    bySource.set(source, found)
-    if (INTEGER.test(key)) found.numbers.push(BigInt(key))
-    else found.keys.push(key)
+  const groups = new Map<string, Place & { readonly numbers: bigint[]; readonly keys: Set<string> }>()
+  for (const item of items) {
+    const place = placeOf(item)
+    const group = groupOf(place)
+    const found = groups.get(group) ?? { ...place, numbers: [], keys: new Set<string>() }
+    groups.set(group, found)
+    if (place.number === undefined) found.keys.add(item.key)
+    else found.numbers.push(place.number)
   }
-  return [...bySource].map(([source, { numbers, keys }]) => {
+  return [...groups.values()].map(({ source, partition, numbers, keys }) => {
     const runs: [bigint, bigint][] = []
     for (const number of numbers.toSorted((a, b) => (a < b ? -1 : a > b ? 1 : 0))) {
       const last = runs.at(-1)
       if (last !== undefined && number <= last[1] + 1n) last[1] = number
       else runs.push([number, number])
     }
-    return { source, runs: runs.map(([from, to]) => [from.toString(), to.toString()] as const), keys }
+    return {
+      source,
+      ...(partition === undefined ? {} : { partition }),
+      runs: runs.map(([from, to]) => [from.toString(), to.toString()] as const),
+      keys: [...keys],
+    }
   })
 }
 
@@ -52,21 +76,23 @@ interface Known {
 
 /** Everything that was written lately. */
 export class Covered {
-  readonly #sources = new Map<string, Known>()
+  readonly #groups = new Map<string, Known>()
 
-  has({ source, key }: Position): boolean {
-    const known = this.#sources.get(source)
+  has(item: Position): boolean {
+    const place = placeOf(item)
+    const known = this.#groups.get(groupOf(place))
     if (known === undefined) return false
-    if (!INTEGER.test(key)) return known.keys.has(key)
-    const number = BigInt(key)
+    const { number } = place
+    if (number === undefined) return known.keys.has(item.key)
     const run = known.runs[indexAfter(known.runs, number) - 1]
     return run !== undefined && number <= run.to
   }
 
   add(positions: readonly SourcePositions[], at: number): void {
-    for (const { source, runs, keys } of positions) {
-      const known = this.#sources.get(source) ?? { runs: [], keys: new Map<string, number>() }
-      this.#sources.set(source, known)
+    for (const { runs, keys, ...place } of positions) {
+      const group = groupOf(place)
+      const known = this.#groups.get(group) ?? { runs: [], keys: new Map<string, number>() }
+      this.#groups.set(group, known)
       for (const [from, to] of runs) addRun(known.runs, { from: BigInt(from), to: BigInt(to) })
       for (const key of keys) {
         known.keys.delete(key)
@@ -77,7 +103,7 @@ export class Covered {
 
   /** Forgets keys written before a time. Runs grow together and stay. */
   forget(before: number): void {
-    for (const { keys } of this.#sources.values()) {
+    for (const { keys } of this.#groups.values()) {
       for (const [key, at] of keys) {
         if (at >= before) break
         keys.delete(key)

@@ -127,6 +127,7 @@ function offsetMinutes(zone: string): number {
 /** Milliseconds of a time of the calendar: 30 February is none, nor is 24:00. */
 function utc(iso: string, text: string): number {
   const found = new Date(iso)
-  if (Number.isNaN(found.getTime()) || found.toISOString() !== iso.replace('Z', '.000Z')) throw new Unfit(`${text} is not in the calendar`)
+  if (Number.isNaN(found.getTime()) || found.toISOString() !== iso.replace('Z', '.000Z'))
+    throw new Unfit(`${text} is not in the calendar`)
   return found.getTime()
 }

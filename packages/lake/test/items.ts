@@ -2,7 +2,7 @@ import { ingestedItem } from '@common-handlers/connections'
 import type { LakeItem } from '../src/index.ts'
 
 /** A message as a connector would hand it over. */
-export function message(key: string, payload: string, source = 'kafka:orders/0'): LakeItem {
+export function message(key: string, payload: string, source = 'kafka:orders'): LakeItem {
   const received = Buffer.from(payload)
   const lineage = { protocol: 'kafka', query: 'orders', position: 0 }
   return { ...ingestedItem({ source, key, data: JSON.parse(payload) as unknown, lineage }, received), received }

@@ -51,79 +51,89 @@ describe('a file', () => {
     `{"id":"42","amount":"-0.50","unknown":1}`,
   ]
 
-  it.each(['zstd', 'snappy', 'none'] as const)('is read by DuckDB and hyparquet as it was written, with %s', async (compression) => {
-    const lake = await folderLake({ columns, compression })
-    const { batch } = await lake.write(extremes.map((text, index) => message(String(index), text)))
-    expect(await rows(lake, Object.keys(columns).map((name) => `"${name}"`).join(', '))).toEqual([
-      {
-        small: -2_147_483_648,
-        id: -9_223_372_036_854_775_808n,
-        amount: '-9999999999999999.99',
-        big: '-9999999999999999999999999999.9999999999',
-        ratio: 5e-324,
-        ok: true,
-        note: 'ä\0\n"𝄞',
-        day: '0001-01-01',
-        at: '0001-01-01 00:00:00+00',
-        more: '{"n":1.10,"big":[12345678901234567890.5]}',
-      },
-      {
-        small: 2_147_483_647,
-        id: 9_223_372_036_854_775_807n,
-        amount: '0.01',
-        big: '9999999999999999999999999999.9999999999',
-        ratio: 0.1,
-        ok: false,
-        note: '',
-        day: '9999-12-31',
-        at: '2026-11-21 04:45:30.123457+00',
-        more: null,
-      },
-      {
-        small: null,
-        id: 42n,
-        amount: '-0.50',
-        big: null,
-        ratio: null,
-        ok: null,
-        note: null,
-        day: null,
-        at: null,
-        more: null,
-      },
-    ])
-    expect((await rows(lake, 'data')).map(({ data }) => data)).toEqual(extremes)
-    const types = await db.query(`DESCRIBE SELECT * FROM read_parquet('${fileURLToPath(lake.glob)}')`)
-    expect(types.rows.map((row) => `${String(row['column_name'])} ${String(row['column_type'])}`)).toEqual([
-      '_source VARCHAR',
-      '_key VARCHAR',
-      '_media_type VARCHAR',
-      '_fetched_at TIMESTAMP WITH TIME ZONE',
-      '_checksum VARCHAR',
-      '_attributes VARCHAR',
-      'data VARCHAR',
-      'data_bytes BLOB',
-      'small INTEGER',
-      'id BIGINT',
-      'amount DECIMAL(18,2)',
-      'big DECIMAL(38,10)',
-      'ratio DOUBLE',
-      'ok BOOLEAN',
-      'note VARCHAR',
-      'day DATE',
-      'at TIMESTAMP WITH TIME ZONE',
-      'more VARCHAR',
-    ])
-    const store = new LocalFolderStore({ folder: fileURLToPath(lake.glob.replace('/data/*.parquet', '')) })
-    const { bytes } = await store.getBytes(batch?.file ?? '')
-    expect(createHash('sha256').update(bytes).digest('hex')).toBe(batch?.sha256)
-    const read = await parquetReadObjects({
-      file: new Uint8Array(bytes).buffer,
-      columns: ['id', 'note'],
-      compressors: { ZSTD: (page) => zstdDecompressSync(page) },
-    })
-    expect(read[0]).toEqual({ id: -9_223_372_036_854_775_808n, note: 'ä\0\n"𝄞' })
-  })
+  it.each(['zstd', 'snappy', 'none'] as const)(
+    'is read by DuckDB and hyparquet as it was written, with %s',
+    async (compression) => {
+      const lake = await folderLake({ columns, compression })
+      const { batch } = await lake.write(extremes.map((text, index) => message(String(index), text)))
+      expect(
+        await rows(
+          lake,
+          Object.keys(columns)
+            .map((name) => `"${name}"`)
+            .join(', '),
+        ),
+      ).toEqual([
+        {
+          small: -2_147_483_648,
+          id: -9_223_372_036_854_775_808n,
+          amount: '-9999999999999999.99',
+          big: '-9999999999999999999999999999.9999999999',
+          ratio: 5e-324,
+          ok: true,
+          note: 'ä\0\n"𝄞',
+          day: '0001-01-01',
+          at: '0001-01-01 00:00:00+00',
+          more: '{"n":1.10,"big":[12345678901234567890.5]}',
+        },
+        {
+          small: 2_147_483_647,
+          id: 9_223_372_036_854_775_807n,
+          amount: '0.01',
+          big: '9999999999999999999999999999.9999999999',
+          ratio: 0.1,
+          ok: false,
+          note: '',
+          day: '9999-12-31',
+          at: '2026-11-21 04:45:30.123457+00',
+          more: null,
+        },
+        {
+          small: null,
+          id: 42n,
+          amount: '-0.50',
+          big: null,
+          ratio: null,
+          ok: null,
+          note: null,
+          day: null,
+          at: null,
+          more: null,
+        },
+      ])
+      expect((await rows(lake, 'data')).map(({ data }) => data)).toEqual(extremes)
+      const types = await db.query(`DESCRIBE SELECT * FROM read_parquet('${fileURLToPath(lake.glob)}')`)
+      expect(types.rows.map((row) => [row['column_name'], row['column_type']].join(' '))).toEqual([
+        '_source VARCHAR',
+        '_key VARCHAR',
+        '_media_type VARCHAR',
+        '_fetched_at TIMESTAMP WITH TIME ZONE',
+        '_checksum VARCHAR',
+        '_attributes VARCHAR',
+        'data VARCHAR',
+        'data_bytes BLOB',
+        'small INTEGER',
+        'id BIGINT',
+        'amount DECIMAL(18,2)',
+        'big DECIMAL(38,10)',
+        'ratio DOUBLE',
+        'ok BOOLEAN',
+        'note VARCHAR',
+        'day DATE',
+        'at TIMESTAMP WITH TIME ZONE',
+        'more VARCHAR',
+      ])
+      const store = new LocalFolderStore({ folder: fileURLToPath(lake.glob.replace('/data/*.parquet', '')) })
+      const { bytes } = await store.getBytes(batch?.file ?? '')
+      expect(createHash('sha256').update(bytes).digest('hex')).toBe(batch?.sha256)
+      const read = await parquetReadObjects({
+        file: new Uint8Array(bytes).buffer,
+        columns: ['id', 'note'],
+        compressors: { ZSTD: (page) => zstdDecompressSync(page) },
+      })
+      expect(read[0]).toEqual({ id: -9_223_372_036_854_775_808n, note: 'ä\0\n"𝄞' })
+    },
+  )
 
   it('holds bytes, texts, rows of a database, headers and what is not there', async () => {
     const lake = await folderLake({ columns: { id: 'int64', amount: 'decimal(5,2)' } })
@@ -179,7 +189,7 @@ describe('a file', () => {
     await expect(lake.write([message('7', `{"v":${value}}`)])).rejects.toMatchObject({
       code: 'LAKE_VALUE_UNFIT',
       message: expect.stringContaining(why) as string,
-      where: { file: 'kafka:orders/0 7', column: 'v' },
+      where: { file: 'kafka:orders 7', column: 'v' },
     })
     expect((await lake.recover()).batches).toBe(0)
   })
@@ -193,12 +203,19 @@ describe('a commit', () => {
     expect(await first.write(messages(5, 12))).toMatchObject({ rows: 2, duplicates: 5, batch: { number: 2 } })
     const second = new Lake({ store, prefix: 'lake/orders' })
     expect(await second.write(messages(0, 12))).toEqual({ rows: 0, duplicates: 12 })
-    expect(await second.write([message('0', '{}', 'kafka:orders/1')])).toMatchObject({ rows: 1, duplicates: 0 })
+    expect(await second.write([message('1/0', '{}'), message('1/00', '{}')])).toMatchObject({ rows: 2, duplicates: 0 })
     const all = await Array.fromAsync(second.listCommitted())
     expect(all.map(({ file, rows: count, positions }) => [file, count, positions])).toEqual([
-      ['lake/orders/data/000000000001.parquet', 10, [{ source: 'kafka:orders/0', runs: [['0', '9']], keys: [] }]],
-      ['lake/orders/data/000000000002.parquet', 2, [{ source: 'kafka:orders/0', runs: [['10', '11']], keys: [] }]],
-      ['lake/orders/data/000000000003.parquet', 1, [{ source: 'kafka:orders/1', runs: [['0', '0']], keys: [] }]],
+      ['lake/orders/data/000000000001.parquet', 10, [{ source: 'kafka:orders', runs: [['0', '9']], keys: [] }]],
+      ['lake/orders/data/000000000002.parquet', 2, [{ source: 'kafka:orders', runs: [['10', '11']], keys: [] }]],
+      [
+        'lake/orders/data/000000000003.parquet',
+        2,
+        [
+          { source: 'kafka:orders', partition: '1', runs: [['0', '0']], keys: [] },
+          { source: 'kafka:orders', runs: [], keys: ['1/00'] },
+        ],
+      ],
     ])
     expect(await second.readManifest(2)).toEqual(all[1])
   })
@@ -291,7 +308,9 @@ describe('a commit', () => {
 it('says what it cannot use', async () => {
   const store = new MemoryStore()
   expect(() => new Lake({ store, columns: { data: 'text' } })).toThrow('every file has columns named')
-  expect(() => new Lake({ store, columns: { v: 'decimal(39,2)' } })).toThrow(expect.objectContaining({ code: 'LAKE_CONFIG_INVALID' }))
+  expect(() => new Lake({ store, columns: { v: 'decimal(39,2)' } })).toThrow(
+    expect.objectContaining({ code: 'LAKE_CONFIG_INVALID' }),
+  )
   const lineage = { protocol: 'test', query: 'q', position: 0 }
   await expect(new Lake({ store }).write([ingestedItem({ source: 's', data: 1, lineage })])).rejects.toMatchObject({
     code: 'LAKE_KEY_MISSING',

@@ -16,7 +16,9 @@ export function decodePayload(bytes: Uint8Array, format: PayloadFormat): Payload
   if (format === 'bytes') return undecoded(bytes)
   try {
     const text = utf8.decode(bytes)
-    return format === 'text' ? { data: text, mediaType: 'text/plain' } : { data: parseExactJson(text), mediaType: 'application/json' }
+    return format === 'text'
+      ? { data: text, mediaType: 'text/plain' }
+      : { data: parseExactJson(text), mediaType: 'application/json' }
   } catch {
     return undefined
   }

@@ -97,7 +97,10 @@ describeWith([], 'RabbitMQ', async () => {
         if (rows === 10_000) stop.abort()
       },
     }
-    expect(await client.consume({ queue: 'many' }, sink, { rows: 2500, signal: stop.signal })).toEqual({ batches: 4, messages: 10_000 })
+    expect(await client.consume({ queue: 'many' }, sink, { rows: 2500, signal: stop.signal })).toEqual({
+      batches: 4,
+      messages: 10_000,
+    })
     expect(await idsOf(lake, store)).toEqual(range(10_000))
     expect(await left('many')).toBe(0)
   })
@@ -105,38 +108,41 @@ describeWith([], 'RabbitMQ', async () => {
   it.each([
     ['an id', true],
     ['no id', false],
-  ])('loses nothing and writes nothing twice when it is killed before the acknowledgement: messages with %s', async (_name, withId) => {
-    const queue = `kill-${String(withId)}`
-    await publishTo(server.url, queue, 10_000, 0, withId)
-    const place = join(folder, queue)
-    const main = join(import.meta.dirname, 'killed-main.ts')
-    const child = spawn(process.execPath, ['--conditions=@common-handlers/source', main, server.url, queue, place], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    })
-    let said = ''
-    child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
-    const [, signal] = (await once(child, 'close')) as [unknown, string]
-    expect([signal, said]).toEqual(['SIGKILL', '3000 written'])
+  ])(
+    'loses nothing and writes nothing twice when it is killed before the acknowledgement: messages with %s',
+    async (_name, withId) => {
+      const queue = `kill-${String(withId)}`
+      await publishTo(server.url, queue, 10_000, 0, withId)
+      const place = join(folder, queue)
+      const main = join(import.meta.dirname, 'killed-main.ts')
+      const child = spawn(process.execPath, ['--conditions=@common-handlers/source', main, server.url, queue, place], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      })
+      let said = ''
+      child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
+      const [, signal] = (await once(child, 'close')) as [unknown, string]
+      expect([signal, said]).toEqual(['SIGKILL', '3000 written'])
 
-    const store = new LocalFolderStore({ folder: place })
-    const lake = new Lake({ store, columns: { id: 'int64' } })
-    const client = await getAmqpClient(server.url)
-    const stop = new AbortController()
-    const sum = { rows: 0, duplicates: 0 }
-    const sink: Sink = {
-      write: async (items) => {
-        const { rows, duplicates } = await lake.write(items)
-        sum.rows += rows
-        sum.duplicates += duplicates
-        if (sum.rows + sum.duplicates === 7000) stop.abort()
-      },
-    }
-    await client.consume({ queue }, sink, { rows: 3000, ms: 500, signal: stop.signal })
-    expect(sum).toEqual({ rows: 4000, duplicates: 3000 })
-    expect(sorted(await idsOf(lake, store))).toEqual(range(10_000))
-    expect(await left(queue)).toBe(0)
-    expect(fileURLToPath(lake.glob)).toContain(queue)
-  })
+      const store = new LocalFolderStore({ folder: place })
+      const lake = new Lake({ store, columns: { id: 'int64' } })
+      const client = await getAmqpClient(server.url)
+      const stop = new AbortController()
+      const sum = { rows: 0, duplicates: 0 }
+      const sink: Sink = {
+        write: async (items) => {
+          const { rows, duplicates } = await lake.write(items)
+          sum.rows += rows
+          sum.duplicates += duplicates
+          if (sum.rows + sum.duplicates === 7000) stop.abort()
+        },
+      }
+      await client.consume({ queue }, sink, { rows: 3000, ms: 500, signal: stop.signal })
+      expect(sum).toEqual({ rows: 4000, duplicates: 3000 })
+      expect(sorted(await idsOf(lake, store))).toEqual(range(10_000))
+      expect(await left(queue)).toBe(0)
+      expect(fileURLToPath(lake.glob)).toContain(queue)
+    },
+  )
 
   it('goes on when the server was gone', async () => {
     await publishTo(server.url, 'gone', 2000)
@@ -161,7 +167,14 @@ describeWith([], 'RabbitMQ', async () => {
     await using proxy = await startFaultProxy({ host: server.host, port: server.port })
     await using connections = createConnections({ connectors: [amqp], variables: {} })
     const { host, user: username, password } = server
-    await using connector = await connections.createConnector({ protocol: 'amqp', host, port: proxy.port, username, password, attempts: 2 })
+    await using connector = await connections.createConnector({
+      protocol: 'amqp',
+      host,
+      port: proxy.port,
+      username,
+      password,
+      attempts: 2,
+    })
     const items = connector.items({ queue: 'cut' })
     await items.next()
     await proxy.refuse()
@@ -197,7 +210,10 @@ describeWith([], 'RabbitMQ', async () => {
   })
 
   it('shares a queue between two, each message with one of them', async () => {
-    const [one, two] = await Promise.all([getAmqpClient(server.url, { reuse: false }), getAmqpClient(server.url, { reuse: false })])
+    const [one, two] = await Promise.all([
+      getAmqpClient(server.url, { reuse: false }),
+      getAmqpClient(server.url, { reuse: false }),
+    ])
     await channel.assertQueue('two')
     const [a, b] = [memorySink(), memorySink()]
     const stop = new AbortController()
@@ -221,7 +237,10 @@ describeWith([], 'RabbitMQ', async () => {
     const client = await getAmqpClient(server.url)
     const query = { queue: 'mixed', deadLetterExchange: 'dead' }
     // No queue takes it.
-    await expect(client.consume(query, memorySink(), { ms: 10 })).rejects.toMatchObject({ code: 'AMQP_UNROUTABLE', retry: 'never' })
+    await expect(client.consume(query, memorySink(), { ms: 10 })).rejects.toMatchObject({
+      code: 'AMQP_UNROUTABLE',
+      retry: 'never',
+    })
     await channel.assertQueue('graves')
     await channel.bindQueue('graves', 'dead', '')
     const sink = memorySink()
@@ -232,12 +251,14 @@ describeWith([], 'RabbitMQ', async () => {
     await consuming
     expect(sink.ids).toEqual([0, 1])
     const buried = await channel.get('graves', { noAck: true })
-    expect(buried !== false && [buried.content.toString(), buried.properties.messageId, buried.properties.type, buried.properties.headers]).toEqual([
-      'no JSON',
-      'bad',
-      'x',
-      { a: 1, 'x-source-queue': 'mixed', 'x-expected-format': 'json' },
-    ])
+    expect(
+      buried !== false && [
+        buried.content.toString(),
+        buried.properties.messageId,
+        buried.properties.type,
+        buried.properties.headers,
+      ],
+    ).toEqual(['no JSON', 'bad', 'x', { a: 1, 'x-source-queue': 'mixed', 'x-expected-format': 'json' }])
     expect(await left('mixed')).toBe(0)
   })
 
@@ -246,11 +267,10 @@ describeWith([], 'RabbitMQ', async () => {
     await expect(client.consume({ queue: 'none' }, memorySink())).rejects.toMatchObject({ code: 'AMQP_NOT_FOUND' })
     await expect(Array.fromAsync(client.read({ queue: 'none' }))).rejects.toMatchObject({ code: 'AMQP_NOT_FOUND' })
     await channel.assertQueue('deleted')
-    const consuming = client.consume({ queue: 'deleted' }, memorySink())
+    const ended = client.consume({ queue: 'deleted' }, memorySink()).catch((error: unknown) => error)
     while ((await channel.checkQueue('deleted')).consumerCount === 0) await sleep(10)
-    const ended = expect(consuming).rejects.toMatchObject({ code: 'AMQP_NOT_FOUND' })
     await channel.deleteQueue('deleted')
-    await ended
+    expect(await ended).toMatchObject({ code: 'AMQP_NOT_FOUND' })
     await expect(getAmqpClient(server.url.concat('/other'))).rejects.toMatchObject({ code: 'AMQP_VHOST_REFUSED' })
   })
 

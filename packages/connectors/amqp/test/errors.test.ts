@@ -30,7 +30,12 @@ it.each([
   [coded('RESOURCE_ERROR', 506), 'AMQP_CAPACITY', 'capacity', 'never'],
   [coded('NOT_IMPLEMENTED', 540), 'AMQP_REFUSED', 'remote', 'never'],
 ])('%s is %s', (error, code, outcome, retry) => {
-  expect(toAmqpError(error, 'amqp://host:5672/%2F')).toMatchObject({ code, outcome, retry, context: { server: 'amqp://host:5672/%2F' } })
+  expect(toAmqpError(error, 'amqp://host:5672/%2F')).toMatchObject({
+    code,
+    outcome,
+    retry,
+    context: { server: 'amqp://host:5672/%2F' },
+  })
 })
 
 it('leaves what is ours, and what is no error, as it is', () => {

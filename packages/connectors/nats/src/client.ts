@@ -35,7 +35,13 @@ import {
   jetstreamManager,
   type JsMsg,
 } from '@nats-io/jetstream'
-import { ClosedConnectionError, connect, type ConnectionOptions, credsAuthenticator, type NatsConnection } from '@nats-io/transport-node'
+import {
+  ClosedConnectionError,
+  connect,
+  type ConnectionOptions,
+  credsAuthenticator,
+  type NatsConnection,
+} from '@nats-io/transport-node'
 import type { NatsConfig } from './config.ts'
 import { connectionLost, consumerUnusable, toNatsError, watermarkInvalid } from './errors.ts'
 import { type NatsMessage, sequenceAfter, sourceOf, toItem } from './messages.ts'
@@ -200,15 +206,22 @@ export class NatsClient implements Closable {
     })
   }
 
-  async #subscribe({ stream, consumer, subjects, format = 'json' }: NatsConsumeQuery, signal: AbortSignal): Promise<NatsSubscription> {
+  async #subscribe(
+    { stream, consumer, subjects, format = 'json' }: NatsConsumeQuery,
+    signal: AbortSignal,
+  ): Promise<NatsSubscription> {
     const connection = await this.#connectOnce(signal)
     try {
       const manager = await untilAborted(this.#manager(connection), signal)
       const { created } = await untilAborted(manager.streams.info(stream), signal)
       const info = await untilAborted(durableConsumer(manager, stream, consumer, subjects), signal)
       const pulled = await untilAborted(this.#stream(connection).consumers.get(stream, consumer), signal)
-      return new NatsSubscription(connection, pulled, info, (error) => this.#lost(error, connection), (message, position) =>
-        toItem(natsMessage(message), { stream, source: sourceOf(stream, created), format, position }),
+      return new NatsSubscription(
+        connection,
+        pulled,
+        info,
+        (error) => this.#lost(error, connection),
+        (message, position) => toItem(natsMessage(message), { stream, source: sourceOf(stream, created), format, position }),
       )
     } catch (error) {
       signal.throwIfAborted()
@@ -224,7 +237,12 @@ export class NatsClient implements Closable {
     return runCheck(
       this.servers,
       [
-        ...networkSteps({ host: hostname, port: port === '' ? 4222 : Number(port), signal, timeoutMs: this.#config.requestTimeoutMs }),
+        ...networkSteps({
+          host: hostname,
+          port: port === '' ? 4222 : Number(port),
+          signal,
+          timeoutMs: this.#config.requestTimeoutMs,
+        }),
         {
           name: 'log in',
           run: () =>
@@ -373,9 +391,12 @@ class NatsSubscription implements Subscription<JsMsg> {
     this.#toItem = item
     const { max_ack_pending: most = 0, ack_wait: wait = 30_000 * NANOS_A_MS } = config
     this.maxRows = most > 0 ? most : undefined
-    this.#keepAlive = setInterval(() => {
-      for (const message of this.#outstanding) message.working()
-    }, Math.max(10, wait / NANOS_A_MS / 3))
+    this.#keepAlive = setInterval(
+      () => {
+        for (const message of this.#outstanding) message.working()
+      },
+      Math.max(10, wait / NANOS_A_MS / 3),
+    )
     this.deliveries = this.#deliver()
   }
 

@@ -54,11 +54,7 @@ export const natsConfigSchema: z.ZodType<NatsConfig, NatsConfigInput> = z
     tls: z.boolean().optional().describe('refuse a server without TLS; what the server asks for by default'),
     ca: z.string().optional().describe('PEM of the certificates to trust; those of Node by default'),
     domain: z.string().optional().describe('the domain of JetStream; none by default'),
-    requestTimeoutMs: z
-      .int()
-      .positive()
-      .default(10_000)
-      .describe('limit of connecting, and of each request, in milliseconds'),
+    requestTimeoutMs: z.int().positive().default(10_000).describe('limit of connecting, and of each request, in milliseconds'),
     attempts: z.int().positive().default(5).describe('tries of connecting in all'),
     retryBudgetMs: z.int().positive().default(60_000).describe('time for all tries and the waits between them, in milliseconds'),
   })

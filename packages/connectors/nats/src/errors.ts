@@ -18,8 +18,8 @@ const TLS = /^(CERT_|ERR_TLS_|ERR_SSL_|UNABLE_TO_|SELF_SIGNED|DEPTH_ZERO|EPROTO$
 /** Codes of the JetStream API (https://github.com/nats-io/nats-server/blob/main/server/errors.json). */
 const STREAM_NOT_FOUND = 10_059
 const CONSUMER_NOT_FOUND = 10_014
-const NOT_ENABLED = [10_039, 10_076]
-const NO_RESOURCES = [10_002, 10_023, 10_028, 10_047]
+const NOT_ENABLED = new Set([10_039, 10_076])
+const NO_RESOURCES = new Set([10_002, 10_023, 10_028, 10_047])
 
 /** An error of the driver as one of ours; `servers` is where it was. What is ours already is given back. */
 export function toNatsError(error: unknown, servers: string): unknown {
@@ -59,8 +59,8 @@ export function toNatsError(error: unknown, servers: string): unknown {
   if (typeof code === 'number') {
     if (code === STREAM_NOT_FOUND) return new NotFoundError(message, options('NATS_STREAM_NOT_FOUND'))
     if (code === CONSUMER_NOT_FOUND) return new NotFoundError(message, options('NATS_CONSUMER_NOT_FOUND'))
-    if (NOT_ENABLED.includes(code)) return notEnabled(servers, error)
-    if (NO_RESOURCES.includes(code)) return new CapacityError(message, options('NATS_CAPACITY', 'safe'))
+    if (NOT_ENABLED.has(code)) return notEnabled(servers, error)
+    if (NO_RESOURCES.has(code)) return new CapacityError(message, options('NATS_CAPACITY', 'safe'))
     return new RemoteError(message, { ...options('NATS_REFUSED'), serverCode: String(code) })
   }
   if (/server (does not support|requires) ?('?tls|a secure)/i.test(error.message)) {

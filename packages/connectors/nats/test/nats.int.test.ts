@@ -107,7 +107,9 @@ describeWith([], 'NATS', async () => {
     expect(await Array.fromAsync(client.read({ stream: 'GAPS', watermark }))).toEqual([])
     await manager.streams.delete('GAPS')
     await publishTo(reach, 'GAPS', 3)
-    await expect(Array.fromAsync(client.read({ stream: 'GAPS', watermark }))).rejects.toMatchObject({ code: 'NATS_WATERMARK_INVALID' })
+    await expect(Array.fromAsync(client.read({ stream: 'GAPS', watermark }))).rejects.toMatchObject({
+      code: 'NATS_WATERMARK_INVALID',
+    })
   })
 
   it('consumes 10,000 messages into a lake, in batches, and acknowledges what is written', async () => {
@@ -125,7 +127,11 @@ describeWith([], 'NATS', async () => {
     expect(done).toEqual({ batches: 4, messages: 10_000 })
     const all = await Array.fromAsync(lake.listCommitted())
     expect(all.map(({ rows }) => rows)).toEqual([2500, 2500, 2500, 2500])
-    expect(await manager.consumers.info('MANY', 'lake')).toMatchObject({ num_pending: 0, num_ack_pending: 0, ack_floor: { stream_seq: 10_000 } })
+    expect(await manager.consumers.info('MANY', 'lake')).toMatchObject({
+      num_pending: 0,
+      num_ack_pending: 0,
+      ack_floor: { stream_seq: 10_000 },
+    })
   })
 
   it('loses nothing and writes nothing twice when it is killed between the write and the acknowledgement', async () => {
@@ -186,7 +192,11 @@ describeWith([], 'NATS', async () => {
     await publishTo(reach, 'CUT', 3000)
     await using proxy = await startFaultProxy({ host: '127.0.0.1', port: server.port })
     await using connections = createConnections({ connectors: [nats], variables: {} })
-    await using connector = await connections.createConnector({ protocol: 'nats', servers: [`127.0.0.1:${proxy.port}`], attempts: 2 })
+    await using connector = await connections.createConnector({
+      protocol: 'nats',
+      servers: [`127.0.0.1:${proxy.port}`],
+      attempts: 2,
+    })
     const items = connector.items({ stream: 'CUT' })
     await items.next()
     await proxy.refuse()
@@ -268,7 +278,11 @@ describeWith([], 'NATS', async () => {
   it('writes again what the sink refused, and ends with what it refuses for good', async () => {
     await publishTo(reach, 'SINK', 10)
     const client = await getNatsClient(reach)
-    const refused = client.consume({ stream: 'SINK', consumer: 'c' }, { write: () => Promise.reject(new Error('no')) }, { rows: 10 })
+    const refused = client.consume(
+      { stream: 'SINK', consumer: 'c' },
+      { write: () => Promise.reject(new Error('no')) },
+      { rows: 10 },
+    )
     await expect(refused).rejects.toThrow('no')
     const sink = memorySink()
     const stop = new AbortController()
@@ -286,8 +300,12 @@ describeWith([], 'NATS', async () => {
     await manager.consumers.add('ODD', { durable_name: 'narrow', ack_policy: 'explicit', filter_subject: 'ODD.a' })
     const client = await getNatsClient(reach)
     const sink = memorySink()
-    await expect(client.consume({ stream: 'ODD', consumer: 'unasked' }, sink)).rejects.toMatchObject({ code: 'NATS_CONSUMER_UNUSABLE' })
-    await expect(client.consume({ stream: 'ODD', consumer: 'narrow', subjects: ['ODD.b'] }, sink)).rejects.toThrow('its subjects are ODD.a')
+    await expect(client.consume({ stream: 'ODD', consumer: 'unasked' }, sink)).rejects.toMatchObject({
+      code: 'NATS_CONSUMER_UNUSABLE',
+    })
+    await expect(client.consume({ stream: 'ODD', consumer: 'narrow', subjects: ['ODD.b'] }, sink)).rejects.toThrow(
+      'its subjects are ODD.a',
+    )
     await expect(client.consume({ stream: 'NONE', consumer: 'c' }, sink)).rejects.toMatchObject({ code: 'NATS_STREAM_NOT_FOUND' })
     await expect(Array.fromAsync(client.read({ stream: 'NONE' }))).rejects.toMatchObject({ code: 'NATS_STREAM_NOT_FOUND' })
   })

@@ -1,0 +1,249 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { zstdDecompressSync } from 'node:zlib'
+import { closeAllConnections } from '@common-handlers/connections'
+import type { Sink, StreamItem } from '@common-handlers/connections/streams'
+import { getKafkaClient, testKafkaConnection } from '@common-handlers/kafka'
+import { Lake } from '@common-handlers/lake'
+import { LocalFolderStore, MemoryStore } from '@common-handlers/storage'
+import { describeWith, startKafka } from '@common-handlers/testkit'
+import { Admin } from '@platformatic/kafka'
+import { parquetReadObjects } from 'hyparquet'
+import { afterAll, afterEach, expect, it } from 'vitest'
+import { memorySink, range, sorted } from './memory-sink.ts'
+import { createTopic, publishTo, send } from './publish.ts'
+
+/** The ids in all files of a lake. */
+async function idsOf(lake: Lake, store: LocalFolderStore | MemoryStore): Promise<number[]> {
+  const ids: number[] = []
+  for await (const { file } of lake.listCommitted()) {
+    const { bytes } = await store.getBytes(file)
+    const compressors = { ZSTD: (page: Uint8Array): Uint8Array => zstdDecompressSync(page) }
+    const rows = await parquetReadObjects({ file: new Uint8Array(bytes).buffer, columns: ['id'], compressors })
+    ids.push(...rows.map(({ id }) => Number(id)))
+  }
+  return ids
+}
+
+describeWith([], 'Kafka', async () => {
+  const server = await startKafka({ secure: true })
+  const { broker, security } = server
+  if (security === undefined) throw new Error('the broker was asked for a login')
+  const config = { brokers: [broker] }
+  const folder = await mkdtemp(join(tmpdir(), 'kafka-'))
+  const admin = new Admin({ clientId: 'test', bootstrapBrokers: [broker] })
+  const committed = async (group: string, topic: string): Promise<string[]> => {
+    const [found] = await admin.listConsumerGroupOffsets({ groups: [group] })
+    const partitions = found?.topics.find(({ name }) => name === topic)?.partitions ?? []
+    return partitions
+      .toSorted((a, b) => a.partitionIndex - b.partitionIndex)
+      .map(({ committedOffset }) => String(committedOffset))
+  }
+  afterEach(() => closeAllConnections())
+  afterAll(async () => {
+    await admin.close()
+    await server.stop()
+    await rm(folder, { recursive: true })
+  })
+
+  it('gives each message with its key and headers, its payload as it came, tombstones too', async () => {
+    await createTopic(broker, 'exact', 1)
+    await send(broker, 'exact', [
+      {
+        partition: 0,
+        key: Buffer.from('one'),
+        value: Buffer.from('{"id":9007199254740993,"amount":1.10}'),
+        headers: new Map([
+          [Buffer.from('traceparent'), Buffer.from('00-1-2-01')],
+          [Buffer.from('raw'), Buffer.from([255])],
+        ]),
+      },
+      { partition: 0, key: Buffer.from([0xff]) },
+      { partition: 0, value: Buffer.from([0, 255]) },
+    ])
+    const client = await getKafkaClient(config)
+    const items = await Array.fromAsync(client.read({ topic: 'exact' }))
+    expect(items).toMatchObject([
+      {
+        source: expect.stringMatching(/^kafka:exact@[0-9a-f-]{36}$/) as string,
+        key: '0/0',
+        data: { id: 9_007_199_254_740_993n, amount: 1.1 },
+        mediaType: 'application/json',
+        attributes: {
+          topic: 'exact',
+          partition: 0,
+          key: 'one',
+          headers: [
+            ['traceparent', '00-1-2-01'],
+            ['raw', { base64: '/w==' }],
+          ],
+        },
+      },
+      { key: '0/1', data: null, bytes: 0, received: null, attributes: { key: { base64: '/w==' }, tombstone: true } },
+      { key: '0/2', data: new Uint8Array([0, 255]), mediaType: 'application/octet-stream', attributes: { key: null } },
+    ])
+    expect(Buffer.from(items[0]?.received ?? []).toString()).toBe('{"id":9007199254740993,"amount":1.10}')
+    // A group gives the same.
+    const got: StreamItem[] = []
+    const stop = new AbortController()
+    const sink: Sink = {
+      write: async (batch) => {
+        got.push(...batch)
+        stop.abort()
+      },
+    }
+    await client.consume({ topics: ['exact'], group: 'exact' }, sink, { rows: 3, signal: stop.signal })
+    const facts = ({ source, key, checksum, attributes, received }: StreamItem): unknown => ({
+      source,
+      key,
+      checksum,
+      attributes,
+      received,
+    })
+    expect(got.map(facts)).toEqual(items.map(facts))
+  })
+
+  it('reads to the end as of now, and not from a topic made anew', async () => {
+    await createTopic(broker, 'anew', 2)
+    await publishTo(broker, 'anew', 10, 2)
+    const client = await getKafkaClient(config)
+    const { watermark } = (await Array.fromAsync(client.read({ topic: 'anew', limit: 7 }))).at(-1) ?? {}
+    const rest = await Array.fromAsync(client.read({ topic: 'anew', watermark }))
+    expect(rest.map(({ key }) => key)).toEqual(['1/2', '1/3', '1/4'])
+    await admin.deleteTopics({ topics: ['anew'] })
+    await createTopic(broker, 'anew', 2)
+    await using other = await getKafkaClient(config, { reuse: false })
+    await expect(Array.fromAsync(other.read({ topic: 'anew', watermark }))).rejects.toMatchObject({
+      code: 'KAFKA_WATERMARK_INVALID',
+    })
+    await expect(Array.fromAsync(other.read({ topic: 'none' }))).rejects.toMatchObject({ code: 'KAFKA_TOPIC_NOT_FOUND' })
+    await expect(other.consume({ topics: ['none'], group: 'g' }, memorySink())).rejects.toMatchObject({
+      code: 'KAFKA_TOPIC_NOT_FOUND',
+    })
+  })
+
+  it('consumes 10,000 messages into a lake, in batches, and commits what is written', async () => {
+    await createTopic(broker, 'many', 4)
+    await publishTo(broker, 'many', 10_000, 4)
+    const store = new MemoryStore()
+    const lake = new Lake({ store, columns: { id: 'int64' } })
+    const client = await getKafkaClient(config)
+    const stop = new AbortController()
+    let rows = 0
+    const sink: Sink = {
+      write: async (items) => {
+        rows += (await lake.write(items)).rows
+        if (rows === 10_000) stop.abort()
+      },
+    }
+    const done = await client.consume({ topics: ['many'], group: 'lake' }, sink, { rows: 2500, signal: stop.signal })
+    expect(done).toEqual({ batches: 4, messages: 10_000 })
+    expect(sorted(await idsOf(lake, store))).toEqual(range(10_000))
+    expect(await committed('lake', 'many')).toEqual(['2500', '2500', '2500', '2500'])
+  })
+
+  it('loses nothing and writes nothing twice when it is killed between the write and the commit', async () => {
+    await createTopic(broker, 'kill', 2)
+    await publishTo(broker, 'kill', 10_000, 2)
+    const place = join(folder, 'killed')
+    const main = join(import.meta.dirname, 'killed-main.ts')
+    const child = spawn(process.execPath, ['--conditions=@common-handlers/source', main, broker, place], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    let said = ''
+    child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
+    const [, signal] = (await once(child, 'close')) as [unknown, string]
+    expect([signal, said]).toEqual(['SIGKILL', '3000 written'])
+
+    const store = new LocalFolderStore({ folder: place })
+    const lake = new Lake({ store, columns: { id: 'int64' } })
+    // The group waits for the killed member until its session has ended.
+    const client = await getKafkaClient({ ...config, sessionTimeoutMs: 6000 })
+    const stop = new AbortController()
+    const sum = { rows: 0, duplicates: 0 }
+    const sink: Sink = {
+      write: async (items) => {
+        const { rows, duplicates } = await lake.write(items)
+        sum.rows += rows
+        sum.duplicates += duplicates
+        if (sum.rows === 4000) stop.abort()
+      },
+    }
+    await client.consume({ topics: ['kill'], group: 'lake' }, sink, { rows: 3000, ms: 500, signal: stop.signal })
+    expect(sum).toEqual({ rows: 4000, duplicates: 3000 })
+    expect(sorted(await idsOf(lake, store))).toEqual(range(10_000))
+    expect(await committed('lake', 'kill')).toEqual(['5000', '5000'])
+  })
+
+  it('goes on when the broker was gone', async () => {
+    await createTopic(broker, 'gone', 1)
+    await publishTo(broker, 'gone', 2000, 1)
+    const client = await getKafkaClient({ ...config, attempts: 100, sessionTimeoutMs: 6000, requestTimeoutMs: 3000 })
+    const sink = memorySink()
+    const stop = new AbortController()
+    const consuming = client.consume({ topics: ['gone'], group: 'g' }, sink, { rows: 500, ms: 200, signal: stop.signal })
+    await sink.until(500)
+    await server.restart()
+    await publishTo(broker, 'gone', 1000, 1, 2000)
+    await sink.until(3000)
+    stop.abort()
+    await consuming
+    expect(sorted(sink.ids)).toEqual(range(3000))
+    expect((await Array.fromAsync(client.read({ topic: 'gone' }))).length).toBe(3000)
+  })
+
+  it('shares a group between two, gives the partitions of one that leaves to the other, and writes nothing twice', async () => {
+    await createTopic(broker, 'two', 4)
+    const own = { reuse: false }
+    const [one, two] = await Promise.all([getKafkaClient(config, own), getKafkaClient(config, own)])
+    const store = new MemoryStore()
+    const [a, b] = [new Lake({ store, columns: { id: 'int64' } }), new Lake({ store, columns: { id: 'int64' } })]
+    const rows = { a: 0, b: 0 }
+    const sinkOf = (lake: Lake, name: 'a' | 'b'): Sink => ({
+      write: async (items) => {
+        rows[name] += (await lake.write(items)).rows
+      },
+    })
+    const [stopOne, stopTwo] = [new AbortController(), new AbortController()]
+    const query = { topics: ['two'], group: 'g' }
+    const first = one.consume(query, sinkOf(a, 'a'), { rows: 100, ms: 50, signal: stopOne.signal })
+    const second = two.consume(query, sinkOf(b, 'b'), { rows: 100, ms: 50, signal: stopTwo.signal })
+    let sent = 0
+    while (rows.a === 0 || rows.b === 0) {
+      await publishTo(broker, 'two', 200, 4, sent)
+      sent += 200
+      await sleep(200)
+    }
+    stopOne.abort()
+    await first
+    await publishTo(broker, 'two', 200, 4, sent)
+    sent += 200
+    while (rows.a + rows.b < sent) await sleep(50)
+    stopTwo.abort()
+    await second
+    expect(sorted(await idsOf(a, store))).toEqual(range(sent))
+    await Promise.all([one.close(), two.close()])
+  })
+
+  it('logs in with each mechanism, over TLS with the authority of its certificate, and not without', async () => {
+    const { user: username, password, caCert: ca, saslBroker, saslTlsBroker, tlsBroker } = security
+    for (const mechanism of ['plain', 'scram-sha-256', 'scram-sha-512'] as const) {
+      await using client = await getKafkaClient({ brokers: [saslBroker], username, password, mechanism }, { reuse: false })
+      expect((await client.check()).ok).toBe(true)
+    }
+    const url = `kafkas://${username}:${password}@${saslTlsBroker}`
+    await using client = await getKafkaClient(`${url}?ca=${encodeURIComponent(ca)}`)
+    expect((await client.check()).ok).toBe(true)
+    await expect(getKafkaClient({ brokers: [tlsBroker], tls: true })).rejects.toMatchObject({
+      code: 'KAFKA_TLS_FAILED',
+      retry: 'never',
+    })
+    const test = await testKafkaConnection({ brokers: [saslBroker], username, password: 'wrong password' })
+    expect(test.steps.at(-1)).toMatchObject({ name: 'log in', ok: false, error: { code: 'KAFKA_UNAUTHORIZED' } })
+    expect(JSON.stringify(test)).not.toContain('wrong password')
+  })
+})
