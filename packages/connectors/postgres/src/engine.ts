@@ -7,9 +7,8 @@ import { type Circumstances, parameterInvalid, POSTGRES, toPostgresError } from 
 import { startTls } from './ssl-request.ts'
 import { type PostgresInput, type PostgresRow, type PostgresValue, sizeOf, toBound } from './values.ts'
 
-/** A stream asks for about so many bytes at a time, and for so few rows before it knows how large they are. */
+/** A stream asks for about so many bytes at a time; for one row before it knows how large they are. */
 const PORTION_BYTES = 1024 * 1024
-const FIRST_ROWS = 16
 const MOST_ROWS = 4096
 
 const STATEMENTS = {
@@ -144,7 +143,7 @@ export class PostgresEngine implements Closable {
   async *#rows(client: PostgresClient, sql: string, parameters: Bound): AsyncGenerator<PostgresRow, void, undefined> {
     const cursor = client.cursor(sql, parameters)
     try {
-      let count = FIRST_ROWS
+      let count = 1
       let toRow: ((values: readonly PostgresValue[]) => PostgresRow) | undefined
       for (;;) {
         const { columns, rows } = await this.#mapped('statement', cursor.read(count))
