@@ -67,7 +67,8 @@ afterAll(async () => {
   await rm(project, { recursive: true, force: true })
 })
 
-describe('the program connections', () => {
+// Each call is a process of its own, which takes its time on a busy machine.
+describe('the program connections', { timeout: 120_000 }, () => {
   it('has the version of its package', () => {
     const manifest = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8')) as { version: string }
     expect(version).toBe(manifest.version)
