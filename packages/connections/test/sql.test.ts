@@ -60,7 +60,7 @@ describe.each([true, false])('what comes after a watermark, with row values: %s'
       read: name === 'a' ? `printf('%04d', a)` : undefined,
       compared: name === 'a' ? (given: string) => `CAST(${given} AS INTEGER)` : undefined,
     }))
-    const from = source({ key: [], columns: columns as never })
+    const from = source({ key: [], columns })
     const all = await read(from)
     expect(all[0]?.data).toEqual({ a: '0000', b: 'b0', c: 0n })
     const rest = await read(from, all[20]?.watermark)
@@ -128,7 +128,7 @@ describe('a pool', () => {
       client.reusable = false
       return Promise.resolve()
     })
-    expect(made.map(({ closed }) => closed).toSorted()).toEqual([0, 1])
+    expect(made.filter(({ closed }) => closed === 1)).toHaveLength(1)
     await one.close()
     expect(made.map(({ closed }) => closed)).toEqual([1, 1])
     await expect(one.run(undefined, 'a call', work)).rejects.toMatchObject({ code: 'TEST_CLOSED' })

@@ -19,7 +19,9 @@ export async function findFiles(remote: RemoteFiles, selection: Selection, signa
     const file = listed.vague === true ? await exact(remote, listed, signal) : listed
     if (file === undefined) return
     const place = placeOf(file)
-    const isNew = place.modifiedAt >= since && (after === undefined || comparePlaces(place, after) > 0)
+    const isLater = place.modifiedAt >= since && (after === undefined || comparePlaces(place, after) > 0)
+    // Of one without a time nobody can say that it is old.
+    const isNew = file.modifiedAt === undefined || isLater
     if (isNew) found.push({ file, relative })
   }
   const walk = async (folder: string, above: string): Promise<void> => {

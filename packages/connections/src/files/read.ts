@@ -22,6 +22,8 @@ async function* received(remote: ReadableFiles, file: RemoteEntry, signal: Abort
   const next = async (): Promise<Uint8Array | undefined> => {
     try {
       if (reader === undefined) {
+        // Cut behind the last byte: some servers refuse a range of nothing.
+        if (offset > 0 && offset === size) return undefined
         if (offset > 0) await unchanged(remote, file, signal)
         reader = new Reader(remote, file, offset, signal)
       }

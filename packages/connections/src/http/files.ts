@@ -4,7 +4,7 @@ import type { HttpClient, RestStream } from './client.ts'
 import { cannotGoOn } from './errors.ts'
 
 /** What a server answers that does not know HEAD, or does not allow it. */
-const HEAD_REFUSED = ['HTTP_FORBIDDEN', 'HTTP_STATUS']
+const HEAD_REFUSED = new Set(['HTTP_FORBIDDEN', 'HTTP_STATUS'])
 
 /** What an API serves, as files: known by its headers (RFC 9110 section 8), and gone on with by `Range` (section 14). */
 export class HttpFiles implements ReadableFiles {
@@ -34,7 +34,7 @@ export class HttpFiles implements ReadableFiles {
     try {
       return await ask('HEAD')
     } catch (error) {
-      if (!HandlerError.is(error) || !HEAD_REFUSED.includes(error.code)) throw error
+      if (!HandlerError.is(error) || !HEAD_REFUSED.has(error.code)) throw error
       return await ask('GET')
     }
   }

@@ -18,6 +18,9 @@ import type { FtpConfig } from './config.ts'
 import { notReadable, toFtpError } from './errors.ts'
 import { type Facts, FtpSession, portOf } from './session.ts'
 
+/** Of a list, which may be long: the driver looks whether anything comes. */
+const NO_LIMIT = {}
+
 /** The files of one FTP server: as many connections as work goes on at once, up to `maxConnections`; one stays open. */
 export class FtpClient implements RemoteFiles, Closable {
   readonly policy: Partial<RetryPolicy>
@@ -55,16 +58,21 @@ export class FtpClient implements RemoteFiles, Closable {
 
   /** What stands in a folder. A link to a file is that file; one to a folder, or to nothing, is left out. */
   list(folder: string, options?: CallOptions): Promise<RemoteEntry[]> {
-    return this.#call(options, `listing ${folder}`, async (session, signal) => {
-      const entries: RemoteEntry[] = []
-      for (const { name, facts } of await session.list(folder, signal)) {
-        const path = joinPath(folder, name)
-        const isLink = facts.kind === 'link'
-        const meant = isLink ? await session.stat(path, signal).catch(missingAsUndefined) : facts
-        if (meant?.kind === 'file' || (meant?.kind === 'folder' && !isLink)) entries.push(entryOf(path, meant))
-      }
-      return entries
-    })
+    return this.#call(
+      options,
+      `listing ${folder}`,
+      async (session, signal) => {
+        const entries: RemoteEntry[] = []
+        for (const { name, facts } of await session.list(folder, signal)) {
+          const path = joinPath(folder, name)
+          const isLink = facts.kind === 'link'
+          const meant = isLink ? await session.stat(path, signal).catch(missingAsUndefined) : facts
+          if (meant?.kind === 'file' || (meant?.kind === 'folder' && !isLink)) entries.push(entryOf(path, meant))
+        }
+        return entries
+      },
+      NO_LIMIT,
+    )
   }
 
   stat(path: string, options?: CallOptions): Promise<RemoteEntry> {
@@ -141,8 +149,9 @@ export class FtpClient implements RemoteFiles, Closable {
     options: CallOptions | undefined,
     action: string,
     work: (session: FtpSession, signal: AbortSignal) => Promise<T>,
+    limits: { readonly defaultMs?: number } = { defaultMs: this.timeoutMs },
   ): Promise<T> {
-    const what = { prefix: 'FTP', action: `${this.#server}: ${action}`, defaultMs: this.timeoutMs }
+    const what = { prefix: 'FTP', action: `${this.#server}: ${action}`, ...limits }
     return this.#life.run(options?.signal, (joined) =>
       withDeadline({ signal: joined, timeoutMs: options?.timeoutMs }, what, async ({ signal }) => {
         const session = await this.#take(signal)

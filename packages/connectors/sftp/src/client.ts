@@ -22,6 +22,9 @@ import { type Attributes, openSession, type Session } from './session.ts'
 const PIECE_BYTES = 256 * 1024
 const PIECES_AHEAD = 8
 
+/** Of a list, which may be long: a line that is dead is noticed all the same. */
+const NO_LIMIT = {}
+
 /** The files of one SSH server: one connection for all calls, made with the first and made again when it was lost. */
 export class SftpClient implements RemoteFiles, Closable {
   readonly policy: Partial<RetryPolicy>
@@ -31,6 +34,8 @@ export class SftpClient implements RemoteFiles, Closable {
   readonly #life: Lifecycle
   readonly #closing = new AbortController()
   #session: Promise<Session> | undefined
+  /** What the last promise that was kept gave. */
+  #last: Session | undefined
 
   constructor(config: SftpConfig) {
     const { host, port, username, timeoutMs, attempts, retryBudgetMs } = config
@@ -57,16 +62,21 @@ export class SftpClient implements RemoteFiles, Closable {
 
   /** What stands in a folder. A link to a file is that file; one to a folder, or to nothing, is left out. */
   list(folder: string, options?: CallOptions): Promise<RemoteEntry[]> {
-    return this.#call(options, `listing ${folder}`, async (session, signal) => {
-      const entries: RemoteEntry[] = []
-      for (const { name, attributes } of await session.list(folder === '' ? '.' : folder, signal)) {
-        const path = joinPath(folder, name)
-        const isLink = attributes.kind === 'link'
-        const meant = isLink ? await session.stat(path, signal).catch(missingAsUndefined) : attributes
-        if (meant?.kind === 'file' || (meant?.kind === 'folder' && !isLink)) entries.push(entryOf(path, meant))
-      }
-      return entries
-    })
+    return this.#call(
+      options,
+      `listing ${folder}`,
+      async (session, signal) => {
+        const entries: RemoteEntry[] = []
+        for (const { name, attributes } of await session.list(folder === '' ? '.' : folder, signal)) {
+          const path = joinPath(folder, name)
+          const isLink = attributes.kind === 'link'
+          const meant = isLink ? await session.stat(path, signal).catch(missingAsUndefined) : attributes
+          if (meant?.kind === 'file' || (meant?.kind === 'folder' && !isLink)) entries.push(entryOf(path, meant))
+        }
+        return entries
+      },
+      NO_LIMIT,
+    )
   }
 
   stat(path: string, options?: CallOptions): Promise<RemoteEntry> {
@@ -145,8 +155,9 @@ export class SftpClient implements RemoteFiles, Closable {
     options: CallOptions | undefined,
     action: string,
     work: (session: Session, signal: AbortSignal) => Promise<T>,
+    limits: { readonly defaultMs?: number } = { defaultMs: this.timeoutMs },
   ): Promise<T> {
-    const what = { prefix: 'SFTP', action: `${this.#server}: ${action}`, defaultMs: this.timeoutMs }
+    const what = { prefix: 'SFTP', action: `${this.#server}: ${action}`, ...limits }
     return this.#life.run(options?.signal, (joined) =>
       withDeadline({ signal: joined, timeoutMs: options?.timeoutMs }, what, async ({ signal }) =>
         work(await this.#connected(signal), signal),
@@ -157,7 +168,7 @@ export class SftpClient implements RemoteFiles, Closable {
   /** The session of all calls, opened once for those that wait; one that gives up leaves it to the others. */
   async #connected(signal: AbortSignal): Promise<Session> {
     signal.throwIfAborted()
-    if ((await this.#session?.catch(() => undefined))?.lost === true) this.#session = undefined
+    if (this.#last?.lost === true) this.#session = this.#last = undefined
     const opening = (this.#session ??= this.#open())
     opening.catch(() => {
       if (this.#session === opening) this.#session = undefined
@@ -180,9 +191,10 @@ export class SftpClient implements RemoteFiles, Closable {
             throw knownHostsUnreadable(knownHosts, error)
           })
     const what = { prefix: 'SFTP', action: `${this.#server}: connecting`, defaultMs: timeoutMs }
-    return await withDeadline({ signal: this.#closing.signal }, what, ({ signal }) =>
-      openSession(this.#config, KnownKeys.of(hostKeys, lines, host, port), this.#server, signal),
-    )
+    return await withDeadline({ signal: this.#closing.signal }, what, async ({ signal }) => {
+      this.#last = await openSession(this.#config, KnownKeys.of(hostKeys, lines, host, port), this.#server, signal)
+      return this.#last
+    })
   }
 }
 

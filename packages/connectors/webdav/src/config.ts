@@ -17,7 +17,7 @@ export interface WebdavConfigInput {
   readonly proxyUrl?: string | undefined
   readonly proxyUsername?: string | undefined
   readonly proxyPassword?: string | Secret | undefined
-  /** How long the server may be silent, in milliseconds. Default 30 000. */
+  /** How long the server may be silent, and how long a list may take, in milliseconds. Default 30 000. */
   readonly timeoutMs?: number | undefined
   /** Tries of each step in all. Default 5. */
   readonly attempts?: number | undefined
@@ -55,7 +55,11 @@ export const webdavConfigSchema: z.ZodType<WebdavConfig, WebdavConfigInput> = z
       .describe('proxy of all requests; `environment` takes that of HTTP_PROXY, HTTPS_PROXY and NO_PROXY; none by default'),
     proxyUsername: z.string().min(1).optional().describe('of basic authentication at `proxyUrl`; none by default'),
     proxyPassword: secret().optional().describe('of basic authentication at `proxyUrl`; none by default'),
-    timeoutMs: z.int().positive().default(30_000).describe('how long the server may be silent, in milliseconds'),
+    timeoutMs: z
+      .int()
+      .positive()
+      .default(30_000)
+      .describe('how long the server may be silent, and how long a list may take, in milliseconds'),
     attempts: z.int().positive().default(5).describe('tries of each step: a listing, the next bytes'),
     retryBudgetMs: z
       .int()
