@@ -1,7 +1,5 @@
-import { execFile } from 'node:child_process'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { createConnections } from '@common-handlers/connections'
 import { cassandra, cassandraConfigSchema } from '@common-handlers/cassandra'
 import { expect, it } from 'vitest'
@@ -30,23 +28,6 @@ it('reads its URL', async () => {
     password: '[secret]',
     fetchSize: 5,
   })
-})
-
-it('loads its driver with the first client', async () => {
-  const code = `
-    import { registerHooks } from 'node:module'
-    let loaded = false
-    registerHooks({ resolve: (name, context, next) => ((loaded ||= name === 'cassandra-driver'), next(name, context)) })
-    const { getCassandraClient } = await import('@common-handlers/cassandra')
-    const before = loaded
-    await getCassandraClient('cassandra://127.0.0.1:1/x?localDataCenter=dc1&connectTimeoutMs=1&attempts=1').catch(() => undefined)
-    console.log(before, loaded)`
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    ['--conditions=@common-handlers/source', '--input-type=module', '-e', code],
-    { cwd: root },
-  )
-  expect(stdout).toBe('false true\n')
 })
 
 it('has example files that its schema takes', async () => {

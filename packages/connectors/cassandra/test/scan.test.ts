@@ -39,6 +39,7 @@ it.each([
   expect(tokens).toHaveLength(count)
   expect(tokens).toEqual([...new Set(tokens)].toSorted((a, b) => (a < b ? -1 : 1)))
   expect(asked.most).toBeLessThanOrEqual(concurrency + 1)
+  expect(asked.most).toBeGreaterThanOrEqual(concurrency)
   // Not many more than there are pages: a few to learn how dense the table is, and one that ends a range.
   expect(asked.pages).toBeLessThanOrEqual(30 * concurrency + (count / 10) * 2.5)
   if (count > 0) {

@@ -153,7 +153,7 @@ export class MongodbClient implements Closable {
           ...(after === undefined ? {} : { startAfter: after }),
           ...(since === undefined
             ? {}
-            : { startAtOperationTime: BSON.Timestamp.fromBits(0, Math.floor(since.getTime() / 1000)) }),
+            : { startAtOperationTime: new BSON.Timestamp({ t: Math.floor(since.getTime() / 1000), i: 0 }) }),
         })
       let ended = false
       return {

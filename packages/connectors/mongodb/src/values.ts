@@ -63,7 +63,8 @@ export function toBson(value: unknown): unknown {
   if (value instanceof Uint8Array) return new BSON.Binary(value)
   // The driver would write 1970 in its place.
   if (value instanceof Date && Number.isNaN(value.getTime())) throw queryInvalid('a Date is invalid')
-  if (typeof value !== 'object' || value === null || value instanceof Date || '_bsontype' in value) return value
+  // A RegExp, a Map, the driver's own types: as they are.
+  if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype) return value
   const keys = Object.keys(value)
   const [first = ''] = keys
   if (keys.length === 1 && extended.test(first)) return toBson(BSON.EJSON.deserialize(value, { relaxed: false }))

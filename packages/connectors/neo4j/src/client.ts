@@ -24,11 +24,6 @@ export type Neo4jChanges = Readonly<Record<string, number>>
 
 type Signal = Pick<CallOptions, 'signal'>
 
-interface Reading {
-  readonly session: Session
-  readonly records: AsyncIterator<CypherRecord, unknown>
-}
-
 /** How long a server has to end a statement that nobody waits for. One that does not answer to that either is given up, with all connections to it. */
 const RESET_MS = 2_000
 
@@ -109,22 +104,27 @@ export class Neo4jClient implements Closable {
     const leave = this.#life.hold()
     try {
       const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
-      const { reading, first } = await this.#tried(signal, true, async () => {
-        const session = await this.#session('READ', signal)
-        const opened = { session, records: session.run(cypher, given)[Symbol.asyncIterator]() }
-        return { reading: opened, first: await this.#next(opened, signal) }
+      const { session, records, first } = await this.#tried(signal, true, async () => {
+        const opened = await this.#session('READ', signal)
+        const found = opened.run(cypher, given)[Symbol.asyncIterator]()
+        try {
+          return { session: opened, records: found, first: await this.#mapped(found.next(), signal) }
+        } catch (error) {
+          this.#abandon(opened)
+          throw error
+        }
       })
       let step = first
       try {
         while (step.done !== true) {
           yield step.value
           signal.throwIfAborted()
-          step = await this.#next(reading, signal)
+          step = await this.#mapped(records.next(), signal)
         }
       } finally {
-        // The end of a loop that was left is not waited for.
-        if (step.done === true) await reading.session.close()
-        else this.#abandon(reading.session)
+        // A loop that was left does not wait for the server.
+        if (step.done === true) await session.close()
+        else this.#abandon(session)
       }
     } finally {
       leave()
@@ -197,16 +197,6 @@ export class Neo4jClient implements Closable {
     } finally {
       clearTimeout(timer)
       forget()
-    }
-  }
-
-  /** The next record; the statement is ended where that fails. */
-  async #next({ session, records }: Reading, signal: AbortSignal): Promise<IteratorResult<CypherRecord, unknown>> {
-    try {
-      return await this.#mapped(records.next(), signal)
-    } catch (error) {
-      this.#abandon(session)
-      throw error
     }
   }
 

@@ -1,7 +1,5 @@
-import { execFile } from 'node:child_process'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { createConnections } from '@common-handlers/connections'
 import { neo4j, neo4jConfigSchema } from '@common-handlers/neo4j'
 import { expect, it } from 'vitest'
@@ -32,23 +30,6 @@ it('reads its URL', async () => {
     password: '[secret]',
     fetchSize: 5,
   })
-})
-
-it('loads its driver with the first client', async () => {
-  const code = `
-    import { registerHooks } from 'node:module'
-    let loaded = false
-    registerHooks({ resolve: (name, context, next) => ((loaded ||= name === 'neo4j-driver'), next(name, context)) })
-    const { getNeo4jClient } = await import('@common-handlers/neo4j')
-    const before = loaded
-    await getNeo4jClient('bolt://127.0.0.1:1?connectTimeoutMs=1&attempts=1').catch(() => undefined)
-    console.log(before, loaded)`
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    ['--conditions=@common-handlers/source', '--input-type=module', '-e', code],
-    { cwd: root },
-  )
-  expect(stdout).toBe('false true\n')
 })
 
 it('has example files that its schema takes', async () => {
