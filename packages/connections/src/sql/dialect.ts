@@ -23,7 +23,7 @@ export interface SqlColumn {
   /** The expression that gives the value exactly. Default: the column. */
   readonly read?: string | undefined
   /** The expression that makes a value of the column's type of a parameter. Default: the parameter. */
-  compared?(placeholder: string): string
+  readonly compared?: ((placeholder: string) => string) | undefined
 }
 
 /** `"a ""b"""`, as the SQL standard has it. */

@@ -129,6 +129,31 @@ describeWith(['postgres'], 'the warehouse', ({ postgres: server }) => {
     expect((await table()).map(({ name }) => name)).toEqual(['old'])
   })
 
+  it('needs the rights that README.md names, and no others', async () => {
+    const role = `loader_${database.database}`
+    await runOnPostgres(
+      database,
+      `CREATE ROLE ${role} LOGIN PASSWORD 'a password of some length'; REVOKE ALL ON DATABASE ${database.database} FROM PUBLIC;
+       GRANT CONNECT ON DATABASE ${database.database} TO ${role}; GRANT INSERT ON t TO ${role}`,
+    )
+    try {
+      await using dw = await dwDestination(config({ username: role, password: 'a password of some length' }), alone)
+      expect(await dw.load('t', [{ id: 1, name: 'row' }])).toMatchObject({ rows: 1 })
+      const upsert = () => dw.upsert('t', [{ id: 1, name: 'new' }], { key: ['id'] })
+      await expect(upsert()).rejects.toMatchObject({ code: 'POSTGRES_PERMISSION_DENIED', outcome: 'permission' })
+      await runOnPostgres(database, `GRANT SELECT, UPDATE ON t TO ${role}`)
+      await expect(upsert()).rejects.toMatchObject({ code: 'POSTGRES_PERMISSION_DENIED' })
+      await runOnPostgres(database, `GRANT TEMPORARY ON DATABASE ${database.database} TO ${role}`)
+      expect(await upsert()).toMatchObject({ rows: 1 })
+    } finally {
+      await runOnPostgres(
+        database,
+        `GRANT CONNECT, TEMPORARY ON DATABASE ${database.database} TO PUBLIC; DROP OWNED BY ${role}; DROP ROLE ${role}`,
+      )
+    }
+    expect((await table()).map(({ name }) => name)).toEqual(['new'])
+  })
+
   it('says what of a call cannot be: table, column, key', async () => {
     await using dw = await dwDestination(config(), alone)
     await expect(dw.load('gone', [{ id: 1 }])).rejects.toMatchObject({ code: 'POSTGRES_TABLE_NOT_FOUND', outcome: 'not-found' })
