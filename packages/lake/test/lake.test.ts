@@ -103,7 +103,7 @@ describe('a file', () => {
       ])
       expect((await rows(lake, 'data')).map(({ data }) => data)).toEqual(extremes)
       const types = await db.query(`DESCRIBE SELECT * FROM read_parquet('${fileURLToPath(lake.glob)}')`)
-      expect(types.rows.map((row) => [row['column_name'], row['column_type']].join(' '))).toEqual([
+      expect(types.rows.map((row) => `${row['column_name'] as string} ${row['column_type'] as string}`)).toEqual([
         '_source VARCHAR',
         '_key VARCHAR',
         '_media_type VARCHAR',

@@ -6,6 +6,8 @@ export { describeGiven } from './vitest/describe-given.ts'
 export { describeWith } from './vitest/describe-with.ts'
 export type { ServersOf } from './vitest/describe-with.ts'
 export { ServerStartError, ServerUnavailable } from './errors.ts'
+export { committedNumbers, memorySink } from './streams.ts'
+export type { MemorySink } from './streams.ts'
 export { startFaultProxy } from './fault-proxy.ts'
 export type { Direction, FaultProxy } from './fault-proxy.ts'
 export type {

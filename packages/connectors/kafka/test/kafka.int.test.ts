@@ -4,30 +4,18 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { zstdDecompressSync } from 'node:zlib'
 import { closeAllConnections } from '@common-handlers/connections'
 import type { Sink, StreamItem } from '@common-handlers/connections/streams'
 import { getKafkaClient, testKafkaConnection } from '@common-handlers/kafka'
 import { Lake } from '@common-handlers/lake'
 import { LocalFolderStore, MemoryStore } from '@common-handlers/storage'
-import { describeWith, startKafka } from '@common-handlers/testkit'
+import { committedNumbers, describeWith, memorySink, startKafka } from '@common-handlers/testkit'
 import { Admin } from '@platformatic/kafka'
-import { parquetReadObjects } from 'hyparquet'
 import { afterAll, afterEach, expect, it } from 'vitest'
-import { memorySink, range, sorted } from './memory-sink.ts'
 import { createTopic, publishTo, send } from './publish.ts'
 
-/** The ids in all files of a lake. */
-async function idsOf(lake: Lake, store: LocalFolderStore | MemoryStore): Promise<number[]> {
-  const ids: number[] = []
-  for await (const { file } of lake.listCommitted()) {
-    const { bytes } = await store.getBytes(file)
-    const compressors = { ZSTD: (page: Uint8Array): Uint8Array => zstdDecompressSync(page) }
-    const rows = await parquetReadObjects({ file: new Uint8Array(bytes).buffer, columns: ['id'], compressors })
-    ids.push(...rows.map(({ id }) => Number(id)))
-  }
-  return ids
-}
+const range = (count: number, from = 0): number[] => Array.from({ length: count }, (_, index) => from + index)
+const sorted = (ids: readonly number[]): number[] => ids.toSorted((a, b) => a - b)
 
 describeWith([], 'Kafka', async () => {
   const server = await startKafka({ secure: true })
@@ -142,7 +130,7 @@ describeWith([], 'Kafka', async () => {
     }
     const done = await client.consume({ topics: ['many'], group: 'lake' }, sink, { rows: 2500, signal: stop.signal })
     expect(done).toEqual({ batches: 4, messages: 10_000 })
-    expect(sorted(await idsOf(lake, store))).toEqual(range(10_000))
+    expect(await committedNumbers(lake, store, 'id')).toEqual(range(10_000))
     expect(await committed('lake', 'many')).toEqual(['2500', '2500', '2500', '2500'])
   })
 
@@ -175,7 +163,7 @@ describeWith([], 'Kafka', async () => {
     }
     await client.consume({ topics: ['kill'], group: 'lake' }, sink, { rows: 3000, ms: 500, signal: stop.signal })
     expect(sum).toEqual({ rows: 4000, duplicates: 3000 })
-    expect(sorted(await idsOf(lake, store))).toEqual(range(10_000))
+    expect(await committedNumbers(lake, store, 'id')).toEqual(range(10_000))
     expect(await committed('lake', 'kill')).toEqual(['5000', '5000'])
   })
 
@@ -225,7 +213,7 @@ describeWith([], 'Kafka', async () => {
     while (rows.a + rows.b < sent) await sleep(50)
     stopTwo.abort()
     await second
-    expect(sorted(await idsOf(a, store))).toEqual(range(sent))
+    expect(await committedNumbers(a, store, 'id')).toEqual(range(sent))
     await Promise.all([one.close(), two.close()])
   })
 

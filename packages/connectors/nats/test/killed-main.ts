@@ -5,7 +5,7 @@ import { LocalFolderStore } from '@common-handlers/storage'
 import { getNatsClient } from '../src/index.ts'
 
 const [server = '', folder = ''] = process.argv.slice(2)
-const lake = new Lake({ store: new LocalFolderStore({ folder }) })
+const lake = new Lake({ store: new LocalFolderStore({ folder }), columns: { id: 'int64' } })
 const client = await getNatsClient({ servers: [server] })
 let batches = 0
 await client.consume(
