@@ -148,6 +148,19 @@ describe('which files', () => {
     expect(remote.listed).toEqual(['', 'in', 'in/x'])
   })
 
+  it('does without a folder that is taken away meanwhile, but not without the one asked for', async () => {
+    const shrinking = new FakeRemote().put('in/a', 'a').put('in/x/b', 'b')
+    const list = shrinking.list.bind(shrinking)
+    shrinking.list = async (at) => {
+      if (at.endsWith(missing)) throw new NotFoundError(`no ${at}`, { code: 'FAKE_NOT_FOUND' })
+      return list(at)
+    }
+    let missing = 'in/x'
+    expect(keys(await fetch(shrinking, 'in'))).toEqual(['in/a'])
+    missing = 'in'
+    await expect(fetch(shrinking, 'in')).rejects.toMatchObject({ code: 'FAKE_NOT_FOUND' })
+  })
+
   it('goes on after any file, in one order', async () => {
     const [timeless, ...items] = await fetch(remote, 'in')
     for (const [index, { watermark }] of items.entries()) {

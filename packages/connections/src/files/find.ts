@@ -25,7 +25,9 @@ export async function findFiles(remote: RemoteFiles, selection: Selection, signa
     if (isNew) found.push({ file, relative })
   }
   const walk = async (folder: string, above: string): Promise<void> => {
-    for (const entry of await contents(remote, folder, signal)) {
+    const entries = contents(remote, folder, signal)
+    // A folder may be taken away while others are looked into, but not the one that was asked for.
+    for (const entry of above === '' ? await entries : ((await entries.catch(missingAsUndefined)) ?? [])) {
       const name = nameIn(folder, entry)
       if (name === undefined) continue
       const relative = `${above}${name}`
@@ -41,13 +43,14 @@ export async function findFiles(remote: RemoteFiles, selection: Selection, signa
 
 /** A file that was listed; undefined where it is gone, or is none. */
 async function exact(remote: RemoteFiles, { path }: RemoteEntry, signal: AbortSignal): Promise<RemoteEntry | undefined> {
-  try {
-    const { vague: _vague, ...file } = await stat(remote, path, signal)
-    return file.kind === 'file' ? file : undefined
-  } catch (error) {
-    if (HandlerError.is(error) && error.outcome === 'not-found') return undefined
-    throw error
-  }
+  const found = await stat(remote, path, signal).catch(missingAsUndefined)
+  if (found?.kind !== 'file') return undefined
+  const { vague: _vague, ...file } = found
+  return file
+}
+
+function missingAsUndefined(error: unknown): undefined {
+  if (!HandlerError.is(error) || error.outcome !== 'not-found') throw error
 }
 
 /** What the server says of a file, asked again where the connection breaks. */
@@ -65,8 +68,9 @@ function contents(remote: RemoteFiles, folder: string, signal: AbortSignal): Pro
 function nameIn(folder: string, { path, kind }: RemoteEntry): string | undefined {
   const above = joinPath(folder, '')
   const name = path.startsWith(above) ? path.slice(above.length) : undefined
-  if (name === undefined || name === '' || /[/\0]/.test(name))
+  if (name === undefined || name === '' || /[/\0]/.test(name)) {
     throw nameRefused(path, 'it does not stand in the folder that was listed')
+  }
   if (name !== '.' && name !== '..') return name
   if (kind === 'folder') return undefined
   throw nameRefused(path, '"." and ".." are no names of files')

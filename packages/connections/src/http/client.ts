@@ -185,12 +185,18 @@ export class HttpClient implements Closable {
     return `${origin}${pathname}`
   }
 
-  /** A path below `baseUrl`, decoded; of another host, behind its name. */
+  /** The names of a path below `baseUrl`, decoded; of another host, behind its name. */
   nameOf(path: string): string {
     const { origin, host, pathname } = this.#url(path)
     const [base, isOurs] = [this.#base.pathname.replace(/\/$/, ''), origin === this.#base.origin]
     const below = isOurs && pathname.startsWith(`${base}/`) ? pathname.slice(base.length) : pathname
-    return decodeURIComponent(isOurs ? below.slice(1) : `${host}${below}`)
+    const name = isOurs ? below.slice(1) : `${host}${below}`
+    try {
+      return decodeURIComponent(name)
+    } catch {
+      // A "%" that encodes nothing.
+      return name
+    }
   }
 
   close(options?: CloseOptions): Promise<void> {

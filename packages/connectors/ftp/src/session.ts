@@ -47,8 +47,8 @@ export class FtpSession {
       await client.sendIgnoringError('OPTS UTF8 ON')
       await client.login(username, password?.expose() ?? '')
       await client.useDefaultSettings()
-      // The driver would ask for a folder in each way it knows; some servers answer one of them with an empty list.
-      client.availableListCommands = (await client.features()).has('MLST') ? ['MLSD'] : ['LIST -a']
+      // Of a folder that is refused, other ways to ask may give an empty list.
+      if (client.availableListCommands[0] === 'MLSD') client.availableListCommands = ['MLSD']
       return new FtpSession(client, server, firstLine(message), await client.pwd())
     })
   }
@@ -178,7 +178,13 @@ function patient(client: Client): void {
     client.prepareTransfer = prepare
     const { dataSocket } = context
     for (const event of ['error', 'close'] as const) dataSocket?.removeAllListeners(event)
-    dataSocket?.on('error', (error: Error) => setTimeout(() => context.closeWithError(error), RESET_MS).unref())
+    dataSocket?.on('error', (error: Error) => {
+      const give = (): void => {
+        // An answer that came meanwhile has put it away.
+        if (context.dataSocket === dataSocket) context.closeWithError(error)
+      }
+      setTimeout(give, RESET_MS).unref()
+    })
     return answer
   }
   client.prepareTransfer = prepare
