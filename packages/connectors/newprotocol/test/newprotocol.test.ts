@@ -70,10 +70,10 @@ describe('a client', () => {
   })
 
   it('lets whoever reads take longer than the server may', async () => {
-    await using client = await getNewprotocolClient({ ...config, answerTimeoutMs: 100 })
+    await using client = await getNewprotocolClient({ ...config, answerTimeoutMs: 2_000 })
     let count = 0
     for await (const _row of client.rows(query)) {
-      if (count === 0) await new Promise((resolve) => setTimeout(resolve, 300))
+      if (count === 0) await new Promise((resolve) => setTimeout(resolve, 2_500))
       count += 1
     }
     expect(count).toBe(10_000)
