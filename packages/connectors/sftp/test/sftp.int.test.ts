@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdir, mkdtemp, open, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -268,6 +268,34 @@ describeWith([], 'sftp', async () => {
       expect((await connector.fetchData({ path: 'large.bin', dryRun: true })).items).toHaveLength(1)
       await connections.closeAllConnections()
       await expect.poll(() => proxy.connections).toBe(0)
+    })
+
+    it('shows nothing of itself after a kill -9, and comes whole the next time', async () => {
+      const target = join(scratch, 'killed')
+      const code = `
+        import { createConnections } from '@common-handlers/connections'
+        import { sftp } from '@common-handlers/sftp'
+        const config = JSON.parse(process.env.CONFIG)
+        const connector = await createConnections({ connectors: [sftp] }).createConnector({ protocol: 'sftp', ...config })
+        await connector.fetchData({ path: 'large.bin', target: ${JSON.stringify(target)} })`
+      const args = ['--conditions=@common-handlers/source', '--input-type=module', '-e', code]
+      const child = run(process.execPath, args, { cwd: join(import.meta.dirname, '..'), env: { CONFIG: JSON.stringify(own) } })
+      const written = async (): Promise<number> => {
+        const folder = join(target, '.storage/writing')
+        const [name] = await readdir(folder).catch(() => [])
+        return name === undefined ? 0 : (await stat(join(folder, name)).catch(() => ({ size: 0 }))).size
+      }
+      await expect.poll(written, { interval: 1, timeout: 10_000 }).toBeGreaterThan(MIB)
+      child.child.kill('SIGKILL')
+      await expect(child).rejects.toMatchObject({ signal: 'SIGKILL' })
+      const visible = async (): Promise<string[]> =>
+        (await readdir(target, { recursive: true })).filter((name) => !name.startsWith('.storage'))
+      expect(await visible()).toEqual([])
+      const client = await getSftpClient(own)
+      const query = { path: 'large.bin', target }
+      expect(await Array.fromAsync(fetchFiles('sftp', client, query, context))).toMatchObject([expected])
+      expect(await Array.fromAsync(fetchFiles('sftp', client, query, context))).toEqual([])
+      expect(await written()).toBe(0)
     })
 
     it('is not waited for where the line is dead', async () => {
