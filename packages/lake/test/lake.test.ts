@@ -1,11 +1,12 @@
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { zstdDecompressSync } from 'node:zlib'
 import { ingestedItem } from '@common-handlers/connections'
+import type { Sink } from '@common-handlers/connections/streams'
 import { DuckDbHandler } from '@common-handlers/duckdb-handler'
 import { LocalFolderStore, MemoryStore } from '@common-handlers/storage'
 import { parquetReadObjects } from 'hyparquet'
@@ -303,6 +304,31 @@ describe('a commit', () => {
     await lake.write([message('id-2', '{}')])
     expect(await new Lake({ store, rememberMs: 60_000 }).write([message('id-1', '{}')])).toMatchObject({ rows: 1 })
   })
+})
+
+it('is the sink that connectors take, and the example of README.md runs', async () => {
+  const lake = new Lake({ store: new MemoryStore() })
+  const sink: Sink = lake
+  await sink.write([
+    { ...ingestedItem({ source: 's', data: {}, lineage: { protocol: 'p', query: 'q', position: 0 } }), key: '1', received: null },
+  ])
+  expect((await lake.recover()).batches).toBe(1)
+  const [, text = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(import.meta.dirname, '../README.md'), 'utf8')) ?? []
+  const place = join(root, 'readme')
+  const { stdout, stderr } = spawnSync(
+    process.execPath,
+    [
+      '--conditions=@common-handlers/source',
+      '--input-type=module-typescript',
+      '-e',
+      text.replace('/tmp/common-handlers-lake', place),
+    ],
+    { cwd: join(import.meta.dirname, '..'), encoding: 'utf8' },
+  )
+  expect(stderr).toBe('')
+  expect(stdout).toMatch(/^1\n1\norders\/data\/000000000001.parquet 1 \[/)
+  const [, sql = ''] = /(SELECT .*)/.exec(stdout.replaceAll('file://', '')) ?? []
+  expect((await db.query(sql)).rows).toEqual([{ id: 9_007_199_254_740_993n, amount: '1.10' }])
 })
 
 it('says what it cannot use', async () => {

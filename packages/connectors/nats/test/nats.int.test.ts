@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -263,6 +263,31 @@ describeWith([], 'NATS', async () => {
     await closeAllConnections()
     expect((await again).messages).toBe(10)
     stop.abort()
+  })
+
+  it('the example of README.md', async () => {
+    await publishTo(reach, 'ORDERS', 20)
+    const place = join(folder, 'readme')
+    const [, text = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(import.meta.dirname, '../README.md'), 'utf8')) ?? []
+    const code = text
+      .replace('localhost:4222', `127.0.0.1:${server.port}`)
+      .replace('/data/lake', place)
+      .replace('ms: 30_000', 'ms: 100')
+    const child = spawn(
+      process.execPath,
+      ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e', code],
+      { cwd: join(import.meta.dirname, '..'), stdio: ['ignore', 'pipe', 'inherit'] },
+    )
+    const closed = once(child, 'close')
+    let said = ''
+    child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
+    const lake = new Lake({ store: new LocalFolderStore({ folder: place }), prefix: 'orders' })
+    const rows = async (): Promise<number> =>
+      (await Array.fromAsync(lake.listCommitted())).reduce((sum, one) => sum + one.rows, 0)
+    while ((await rows()) < 20) await sleep(50)
+    child.kill('SIGTERM')
+    expect(await closed).toEqual([0, null])
+    expect(said.split('\n').slice(0, 2)).toEqual(['1 { id: 0 }', '2 { id: 1 }'])
   })
 
   it('says what it cannot use', async () => {
