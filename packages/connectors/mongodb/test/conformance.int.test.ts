@@ -3,13 +3,19 @@ import { createConnections, ingestionResultSchema } from '@common-handlers/conne
 import { getMongodbClient, mongodb, type MongodbConfigInput } from '@common-handlers/mongodb'
 import { connectorConformance, describeGiven, describeWith, startMongoJavaServer } from '@common-handlers/testkit'
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { startLoginProxy } from './login-proxy.ts'
 
 describeWith([], 'mongodb', async () => {
   const server = await startMongoJavaServer()
+  const account = { username: 'etl', password: 'a very secret password' }
+  // The server has no logins.
+  const proxy = await startLoginProxy(Number(new URL(server.url).port), account)
   const connections = createConnections({ connectors: [mongodb], variables: {} })
-  const config = { hosts: [new URL(server.url).host], database: 'shop' }
+  const open = { hosts: [`127.0.0.1:${proxy.port}`], database: 'shop' }
+  const config = { ...open, ...account }
   afterAll(async () => {
     await connections.closeAllConnections()
+    await proxy[Symbol.asyncDispose]()
     await server.stop()
   })
 
@@ -27,6 +33,13 @@ describeWith([], 'mongodb', async () => {
     count: 10_000,
     after: (watermark) => ({ ...query, watermark }),
     at: (port) => ({ ...config, hosts: [`127.0.0.1:${port}`] }),
+    refused: { ...config, password: 'not the password of anybody' },
+    secret: account.password,
+  })
+
+  it('says that nobody may read without a login', async () => {
+    await using made = await getMongodbClient(open, { reuse: false })
+    await expect(made.find('orders')).rejects.toMatchObject({ code: 'MONGODB_FORBIDDEN', outcome: 'permission' })
   })
 })
 
