@@ -93,7 +93,7 @@ describeGiven('TEST_MSSQL_URL', 'on SQL Server', ({ pathname, hostname, port, us
     engine,
     quote,
     bound: '@p1',
-    types: { integer: 'bigint', text: 'nvarchar(100)' },
+    integer: 'bigint',
     values: [
       ['CAST(NULL AS int)', null],
       ['CAST(1 AS bit)', true],

@@ -127,7 +127,7 @@ describe('an engine on the stub', () => {
     [18_456, `Login failed for user 'etl'.`, 'MSSQL_LOGIN_REFUSED', 'auth'],
     [4060, 'Cannot open database "app" requested by the login.', 'MSSQL_DATABASE_NOT_FOUND', 'not-found'],
   ])('reads error %i of a login', async (number, message, code, outcome) => {
-    await using stub = await startTdsStub(answers({}), failure(number, message))
+    await using stub = await startTdsStub(answers({}), { login: failure(number, message) })
     await expect(getMssqlEngine(config(stub.port), alone)).rejects.toMatchObject({ code, outcome, retry: 'never' })
   })
 

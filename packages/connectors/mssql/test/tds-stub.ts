@@ -1,8 +1,9 @@
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
+import { createServer as createTlsServer } from 'node:tls'
 
 // Not SQL Server: a stub that speaks as much of its protocol (MS-TDS 7.4) as one login, statements and their results
-// take, without TLS. What it answers is what the tests say, so it shows how the driver and we read the protocol, and
+// take, in clear or by TLS from the first byte on. What it answers is what the tests say, so it shows how the driver and we read the protocol, and
 // nothing of how a server behaves.
 
 /** A column and its values, as they go over the wire. */
@@ -160,11 +161,19 @@ const PRELOGIN = 0x12
 const LOGIN = 0x10
 const ATTENTION = 0x06
 
-/** Starts the stub. `login`: an error in place of a login; `answer`: by the text of a statement. */
-export async function startTdsStub(answer: (sql: string) => StubAnswer, login?: Buffer): Promise<TdsStub> {
+export interface StubOptions {
+  /** An error in place of a login. */
+  readonly login?: Buffer
+  /** TLS from the first byte on (TDS 8.0, "strict"): key and certificate as PEM. */
+  readonly tls?: { readonly key: string; readonly cert: string }
+}
+
+/** Starts the stub. `answer`: by the text of a statement. */
+export async function startTdsStub(answer: (sql: string) => StubAnswer, options: StubOptions = {}): Promise<TdsStub> {
+  const { login, tls } = options
   const sockets = new Set<Socket>()
   let cancelled = 0
-  const server = createServer((socket) => {
+  const serve = (socket: Socket): void => {
     sockets.add(socket)
     socket.on('error', () => undefined)
     socket.on('close', () => sockets.delete(socket))
@@ -217,10 +226,15 @@ export async function startTdsStub(answer: (sql: string) => StubAnswer, login?: 
         }
       }
     })
-  }).listen(0, '127.0.0.1')
+  }
+  const server = tls === undefined ? createServer(serve) : createTlsServer({ ...tls, ALPNProtocols: ['tds/8.0'] }, serve)
+  server.on('tlsClientError', () => undefined)
+  server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   const cut = (): void => {
-    for (const socket of sockets) socket.resetAndDestroy()
+    for (const socket of sockets)
+      if (tls === undefined) socket.resetAndDestroy()
+      else socket.destroy()
   }
   return {
     port: (server.address() as AddressInfo).port,

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { type Secret, secret } from '@common-handlers/core'
 import { z } from 'zod'
-import { certificateUnreadable } from './errors.ts'
+import { walletUnreadable } from './errors.ts'
 
 /** `verify-full` is TCPS: the certificate is checked, and that it was made for the host. */
 export type SslMode = 'disable' | 'verify-full'
@@ -18,8 +18,13 @@ export interface OracleConfigInput {
   readonly password: string | Secret
   /** Default `disable`. */
   readonly sslMode?: SslMode | undefined
-  /** The certificates to trust: PEM text, or the path of a PEM file. Default: those of Node. */
-  readonly sslRootCert?: string | undefined
+  /**
+   * A wallet as PEM text, or the path of its `ewallet.pem`: the certificate and the key of the client, and the
+   * certificates to trust. Default: no certificate of one's own, and Node's to trust.
+   */
+  readonly wallet?: string | Secret | undefined
+  /** What the key in the wallet is encrypted with. */
+  readonly walletPassword?: string | Secret | undefined
   /** Rows that are asked for at a time. Default 100. */
   readonly fetchRows?: number | undefined
   /** Connections at most. Default 10. */
@@ -35,6 +40,8 @@ export interface OracleConfig extends OracleConfigInput {
   readonly port: number
   readonly password: Secret
   readonly sslMode: SslMode
+  readonly wallet?: Secret | undefined
+  readonly walletPassword?: Secret | undefined
   readonly fetchRows: number
   readonly maxConnections: number
   readonly connectTimeoutMs: number
@@ -60,9 +67,10 @@ export const oracleConfigSchema: z.ZodType<OracleConfig, OracleConfigInput> = z
     username: text().describe('user'),
     password: secret().describe('its password'),
     sslMode: z.enum(['disable', 'verify-full']).default('disable').describe('TLS (TCPS): `disable`, `verify-full`'),
-    sslRootCert: text()
+    wallet: secret()
       .optional()
-      .describe('certificates to trust, PEM text or the path of a PEM file; those of Node by default'),
+      .describe('client certificate, its key and certificates to trust: PEM text or the path of an ewallet.pem; none by default'),
+    walletPassword: secret().optional().describe('what the key in the wallet is encrypted with; none by default'),
     fetchRows: z.int().positive().max(10_000).default(100).describe('rows that are asked for at a time'),
     maxConnections: z.int().positive().default(10).describe('connections at most'),
     connectTimeoutMs: milliseconds().describe(
@@ -70,17 +78,18 @@ export const oracleConfigSchema: z.ZodType<OracleConfig, OracleConfigInput> = z
     ),
     idleTimeoutMs: milliseconds().describe('an idle connection is closed after so many milliseconds'),
   })
-  .refine(({ sslMode, sslRootCert }) => sslRootCert === undefined || sslMode === 'verify-full', {
+  .refine(({ sslMode, wallet }) => wallet === undefined || sslMode === 'verify-full', {
     error: 'is looked at with sslMode verify-full only',
-    path: ['sslRootCert'],
+    path: ['wallet'],
   })
 
-/** The certificates to trust, as PEM. */
-export async function rootCertificates({ sslRootCert }: OracleConfig): Promise<string | undefined> {
-  if (sslRootCert === undefined || sslRootCert.includes('-----BEGIN')) return sslRootCert
+/** The wallet as PEM. */
+export async function readWallet({ wallet }: OracleConfig): Promise<string | undefined> {
+  const given = wallet?.expose()
+  if (given === undefined || given.includes('-----BEGIN')) return given
   try {
-    return await readFile(sslRootCert, 'utf8')
+    return await readFile(given, 'utf8')
   } catch (cause) {
-    throw certificateUnreadable(cause)
+    throw walletUnreadable(cause)
   }
 }

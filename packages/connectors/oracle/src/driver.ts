@@ -1,7 +1,7 @@
 import type { PooledClient } from '@common-handlers/connections/sql'
 import { onAbort } from '@common-handlers/core'
 import oracledb from 'oracledb'
-import { type OracleConfig, rootCertificates } from './config.ts'
+import { type OracleConfig, readWallet } from './config.ts'
 import { parameterInvalid } from './errors.ts'
 import { type Fetch, fetchOf, type OracleColumn, type OracleValue, toBound } from './values.ts'
 
@@ -125,8 +125,8 @@ const bound = (parameters: readonly unknown[]): oracledb.BindParameters =>
 
 /** Logs in. @throws what oracledb makes of a server that refuses or is not there; the signal's reason */
 export async function connectClient(config: OracleConfig, signal: AbortSignal): Promise<OracleClient> {
-  const { host, port, serviceName, username, password, sslMode, fetchRows, connectTimeoutMs } = config
-  const ca = await rootCertificates(config)
+  const { host, port, serviceName, username, password, sslMode, walletPassword, fetchRows, connectTimeoutMs } = config
+  const wallet = await readWallet(config)
   signal.throwIfAborted()
   const seconds = Math.ceil(connectTimeoutMs / 1_000)
   const opening = oracledb.getConnection({
@@ -136,7 +136,8 @@ export async function connectClient(config: OracleConfig, signal: AbortSignal): 
     sslServerDNMatch: true,
     transportConnectTimeout: seconds,
     connectTimeout: seconds,
-    ...(ca === undefined ? {} : { walletContent: ca }),
+    ...(wallet === undefined ? {} : { walletContent: wallet }),
+    ...(walletPassword === undefined ? {} : { walletPassword: walletPassword.expose() }),
   })
   const aborted = Promise.withResolvers<never>()
   const forget = onAbort(signal, () => aborted.reject(signal.reason as Error))

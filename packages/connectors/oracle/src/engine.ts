@@ -1,7 +1,7 @@
 import { networkSteps } from '@common-handlers/connections/check'
 import { ClientPool, duplicateColumn, loginSteps } from '@common-handlers/connections/sql'
 import { type CallOptions, type CheckResult, type Closable, type CloseOptions, runCheck } from '@common-handlers/core'
-import { type OracleConfig, rootCertificates } from './config.ts'
+import { type OracleConfig, readWallet } from './config.ts'
 import { connectClient, type OracleClient } from './driver.ts'
 import { type Circumstances, ORACLE, toOracleError } from './errors.ts'
 import type { OracleParameter, OracleRow } from './values.ts'
@@ -68,10 +68,12 @@ export class OracleEngine implements Closable {
 
   /** Looks for the server, reaches it, logs in and reads. */
   async check(options: CallOptions = {}): Promise<CheckResult> {
-    const { host, port, sslMode, connectTimeoutMs: timeoutMs } = this.#config
+    const { host, port, sslMode, walletPassword, connectTimeoutMs: timeoutMs } = this.#config
     const { signal = new AbortController().signal } = options
-    const ca = await rootCertificates(this.#config).catch(() => undefined)
-    const tls = sslMode === 'disable' ? {} : { tls: { ca } }
+    // As the driver uses it: one text for all.
+    const wallet = await readWallet(this.#config).catch(() => undefined)
+    const pair = { ca: wallet, cert: wallet, key: wallet, passphrase: walletPassword?.expose() }
+    const tls = sslMode === 'disable' ? {} : { tls: pair }
     const network = networkSteps({ host, port, signal, timeoutMs, ...tls })
     return runCheck(this.target, [...network, ...loginSteps(this, STATEMENTS, options)], signal)
   }

@@ -65,7 +65,8 @@ const rules: readonly Rule[] = [
   ],
   [['ORA-01013'], OperationTimeoutError, 'STATEMENT_CANCELLED', 'safe'],
   [['ORA-01033', 'ORA-01034', 'ORA-01089', 'ORA-12528'], ConnectionError, 'NOT_READY', 'safe'],
-  [['NJS-505', 'NJS-506', 'NJS-507', 'NJS-508'], ConnectionError, 'TLS_UNTRUSTED'],
+  [['NJS-505', 'NJS-529'], ConfigError, 'WALLET_UNUSABLE'],
+  [['NJS-506', 'NJS-507', 'NJS-508'], ConnectionError, 'TLS_UNTRUSTED'],
   [
     ['NJS-003', 'NJS-500', 'NJS-501', 'NJS-513', 'NJS-521', 'ORA-00028', 'ORA-02396', 'ORA-03113', 'ORA-03114', 'ORA-03135'],
     ConnectionError,
@@ -101,8 +102,8 @@ export function toOracleError(error: unknown, { phase, target }: Circumstances):
   return new Kind(message, { ...base, code: `${ORACLE}_${reason}`, retry, serverCode: code })
 }
 
-export const certificateUnreadable = (cause: unknown): ConfigError =>
-  new ConfigError(`cannot read the file of sslRootCert: ${(cause as Error).message}`, { code: 'ORACLE_CERT_UNREADABLE', cause })
+export const walletUnreadable = (cause: unknown): ConfigError =>
+  new ConfigError(`cannot read the file of the wallet: ${(cause as Error).message}`, { code: 'ORACLE_WALLET_UNREADABLE', cause })
 
 export const parameterInvalid = (position: number, why: string): ConfigError =>
   new ConfigError(`parameter :${position}: ${why}`, { code: 'ORACLE_PARAMETER_INVALID', context: { parameter: position } })

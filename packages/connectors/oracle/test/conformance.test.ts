@@ -56,7 +56,7 @@ describeGiven('TEST_ORACLE_URL', 'on Oracle', ({ pathname, hostname, port, usern
     forbidden: '"',
     bound: ':1',
     from: 'FROM dual',
-    types: { integer: 'NUMBER(19)', text: 'VARCHAR2(100)' },
+    integer: 'NUMBER(19)',
     values: [
       ['CAST(NULL AS NUMBER)', null],
       ['CAST(9223372036854775807 AS NUMBER(19))', 9_223_372_036_854_775_807n],

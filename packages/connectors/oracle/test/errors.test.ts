@@ -22,6 +22,7 @@ it.each([
   ['ORA-12516', 'ORACLE_NO_CAPACITY', 'capacity', 'safe'],
   ['ORA-01013', 'ORACLE_STATEMENT_CANCELLED', 'timeout', 'safe'],
   ['ORA-01034', 'ORACLE_NOT_READY', 'connection', 'safe'],
+  ['NJS-505', 'ORACLE_WALLET_UNUSABLE', 'config', 'never'],
   ['NJS-508', 'ORACLE_TLS_UNTRUSTED', 'connection', 'never'],
   ['NJS-500', 'ORACLE_CONNECTION_LOST', 'connection', 'if-idempotent'],
   ['ORA-03113', 'ORACLE_CONNECTION_LOST', 'connection', 'if-idempotent'],

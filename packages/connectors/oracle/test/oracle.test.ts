@@ -49,7 +49,7 @@ describe('configuration', () => {
 
   it.each([
     [{ sslMode: 'require' }, 'sslMode'],
-    [{ sslRootCert: 'ca.pem' }, 'sslRootCert'],
+    [{ wallet: 'ewallet.pem' }, 'wallet'],
     [{ host: 'db)(HOST=other' }, 'host'],
     [{ serviceName: 'app?wallet_location=/tmp' }, 'serviceName'],
   ])('refuses %o', async (more, key) => {
@@ -71,8 +71,8 @@ describe('without a server that answers', () => {
     expect(report.steps.at(-1)).toMatchObject({ name: `reach port ${port}`, error: { code: 'CONNECTIONS_PORT_REFUSED' } })
     const nowhere = { ...place, host: 'nowhere.invalid' }
     await expect(getOracleEngine(nowhere)).rejects.toMatchObject({ code: 'ORACLE_CONNECT_FAILED' })
-    const certificate = { ...place, sslMode: 'verify-full', sslRootCert: '/gone.pem' } as const
-    await expect(getOracleEngine(certificate)).rejects.toMatchObject({ code: 'ORACLE_CERT_UNREADABLE' })
+    const walletless = { ...place, sslMode: 'verify-full', wallet: '/gone/ewallet.pem' } as const
+    await expect(getOracleEngine(walletless)).rejects.toMatchObject({ code: 'ORACLE_WALLET_UNREADABLE' })
   })
 
   it('ends a call to one that says nothing: by its signal, its time-out, and that of the configuration', async () => {

@@ -49,7 +49,7 @@ describeWith(['postgres'], 'postgres', (server) => {
     engine: () => getPostgresEngine(config, { reuse: false }),
     quote: (name) => `"${name.replaceAll('"', '""')}"`,
     bound: '$1::text',
-    types: { integer: 'int8', text: 'text' },
+    integer: 'int8',
     values: [
       ['NULL', null],
       ['true', true],

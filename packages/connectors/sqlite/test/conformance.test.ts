@@ -40,7 +40,7 @@ sqlConformance('sqlite', {
   engine: () => getSqliteEngine({ databasePath }, { reuse: false }),
   quote: (name) => `"${name.replaceAll('"', '""')}"`,
   bound: '?',
-  types: { integer: 'INTEGER', text: 'TEXT' },
+  integer: 'INTEGER',
   values: [
     ['NULL', null],
     ['9223372036854775807', 9_223_372_036_854_775_807n],

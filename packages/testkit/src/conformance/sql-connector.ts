@@ -41,8 +41,8 @@ export interface SqlConnectorCase {
   readonly bound: string
   /** What a statement of a value alone ends with: `FROM dual`. */
   readonly from?: string
-  /** Types of columns: for a key and for a text. */
-  readonly types: { readonly integer: string; readonly text: string }
+  /** The type of a column for a key of integers. */
+  readonly integer: string
   /** Expressions, and the values they have exactly. */
   readonly values: readonly (readonly [expression: string, value: unknown])[]
   /** Types that a watermark column may have, and literals of them in their order. */
@@ -61,7 +61,7 @@ const SIGNS = `"' ]; -- \\`
 
 /** The contract of a connector for an SQL database: values, order, streams, cancelling, parameters and names. */
 export function sqlConformance(title: string, sqlCase: SqlConnectorCase): void {
-  const { protocol, connections, types, values, watermarks, quote, from = '', forbidden } = sqlCase
+  const { protocol, connections, integer, values, watermarks, quote, from = '', forbidden } = sqlCase
   const signs = forbidden === undefined ? SIGNS : SIGNS.replaceAll(forbidden, '')
   const [table, at] = [`table ${signs}`, `at ${signs}`]
 
@@ -109,9 +109,7 @@ export function sqlConformance(title: string, sqlCase: SqlConnectorCase): void {
 
       beforeAll(async () => {
         await engine.execute(`DROP TABLE ${quote(table)}`).catch(() => undefined)
-        await engine.execute(
-          `CREATE TABLE ${quote(table)} (${quote(ID)} ${types.integer} NOT NULL PRIMARY KEY, ${quote(at)} ${type})`,
-        )
+        await engine.execute(`CREATE TABLE ${quote(table)} (${quote(ID)} ${integer} NOT NULL PRIMARY KEY, ${quote(at)} ${type})`)
         await insert(rows)
         await engine.execute(`INSERT INTO ${quote(table)} VALUES (-1, NULL)`)
       })
