@@ -4,6 +4,7 @@ import {
   ConfigError,
   ConflictError,
   ConnectionError,
+  DataError,
   HandlerError,
   type HandlerErrorOptions,
   NotFoundError,
@@ -29,6 +30,7 @@ const forbidden: Build = (message, options) => new PermissionError(message, opti
 const conflict: Build = (message, options) => new ConflictError(message, options)
 const capacity: Build = (message, options) => new CapacityError(message, options)
 const lost: Build = (message, options) => new ConnectionError(message, options)
+const data: Build = (message, options) => new DataError(message, options)
 const late: Build = (message, options) => new OperationTimeoutError(message, options)
 const remote: Build = (message, options) => new RemoteError(message, options)
 
@@ -74,6 +76,16 @@ const rules: readonly Rule[] = [
     when: /^(CERT_|ERR_TLS_|ERR_SSL_|UNABLE_TO_|SELF_SIGNED|DEPTH_ZERO|EPROTO$)/,
     code: 'FTP_TLS_FAILED',
     advice: "give the certificate that signed the server's as ca",
+    build: lost,
+  },
+  { when: anyCode, message: /Maximum bytes exceeded/, code: 'FTP_LIST_TOO_LARGE', build: capacity },
+  { when: anyCode, message: /^(Can't parse|This library only supports)/, code: 'FTP_ANSWER_INVALID', build: data },
+  {
+    when: anyCode,
+    message: /^None of the available transfer strategies work/,
+    code: 'FTP_NO_DATA_CONNECTION',
+    retry: 'if-idempotent',
+    advice: 'a firewall may let the port of the login through and not those that the server names for its data',
     build: lost,
   },
   { when: anyCode, message: /^timeout\b/i, code: 'FTP_TIMEOUT', retry: 'if-idempotent', build: late },

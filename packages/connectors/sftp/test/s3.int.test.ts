@@ -32,7 +32,7 @@ describeWith(['s3'], 'sftp to a bucket', async ({ s3 }) => {
     proxy.limitBytes(20 * MIB, { once: true })
     const query = { path: 'out', target: store, prefix: 'sftp' }
     const { items } = await connector.fetchData(query)
-    expect(items.map(({ location }) => location).toSorted()).toEqual([
+    expect(items.map(({ location }) => String(location)).toSorted()).toEqual([
       `s3://${bucket}/raw/sftp/small.csv`,
       `s3://${bucket}/raw/sftp/ä b/large.bin`,
     ])
