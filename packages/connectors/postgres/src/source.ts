@@ -35,7 +35,7 @@ async function describe(engine: PostgresEngine, query: SqlTableQuery, signal: Ab
     `SELECT a.attname AS name
        FROM (SELECT pg_catalog.to_regclass($1) AS oid) t
        LEFT JOIN pg_catalog.pg_index i ON i.indrelid = t.oid AND i.indisprimary
-       LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = ANY (i.indkey)
+       LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
       WHERE t.oid IS NOT NULL
       ORDER BY array_position(i.indkey::int2[], a.attnum)`,
     [tableName(query)],

@@ -156,7 +156,7 @@ function mergeStatement(target: string, columns: readonly TargetColumn[], key: r
     changed.length === 0
       ? 'NOTHING'
       : `UPDATE SET ${changed.map((name) => `${doubleQuoted(name)} = excluded.${doubleQuoted(name)}`).join(', ')}`
-  return `INSERT INTO ${target} (${list(columns)}) SELECT ${list(columns)} FROM ${STAGING}
+  return `INSERT INTO ${target} (${list(columns)}) OVERRIDING SYSTEM VALUE SELECT ${list(columns)} FROM ${STAGING}
           WHERE ${NUMBER} BETWEEN $1 AND $2 ORDER BY ${NUMBER}
           ON CONFLICT (${key.map(doubleQuoted).join(', ')}) DO ${change}`
 }

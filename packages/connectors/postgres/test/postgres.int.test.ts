@@ -149,7 +149,7 @@ describeWith(['postgres'], 'an engine', ({ postgres: server }) => {
   it('takes tables of a schema, keys of several columns and columns that are not asked for', async () => {
     await runOnPostgres(
       database,
-      `CREATE SCHEMA "s t"; CREATE TABLE "s t"."T" (x int, y text, at timestamptz, note text, PRIMARY KEY (y, x));
+      `CREATE SCHEMA "s t"; CREATE TABLE "s t"."T" (x int, y text, at timestamptz, note text, PRIMARY KEY (y, x) INCLUDE (note));
        INSERT INTO "s t"."T" VALUES (1, 'k', '2026-11-21 10:00:00.000001Z', 'n'); CREATE VIEW v AS SELECT * FROM "s t"."T"`,
     )
     await using connections = createConnections({ connectors: [postgres], variables: {} })
