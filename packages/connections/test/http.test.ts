@@ -190,9 +190,10 @@ describe('a request', () => {
       response.end()
     })
     const http = await client(baseUrl, { requestsPerSecond: 50 })
+    const began = performance.now()
     await Promise.all(Array.from({ length: 6 }, () => http.requestRest()))
-    // Five intervals of 20 ms, less what the clock of timers rounds off.
-    expect((times.at(-1) ?? 0) - (times[0] ?? 0)).toBeGreaterThan(80)
+    // Five intervals of 20 ms, less what the clock of timers rounds off; the first request may arrive late.
+    expect((times.at(-1) ?? 0) - began).toBeGreaterThan(95)
   })
 
   it('with an ETag is answered with 304 where nothing has changed', async () => {
