@@ -1,10 +1,10 @@
 import { networkSteps } from '@common-handlers/connections/check'
-import { ClientPool, duplicateColumn, loginSteps } from '@common-handlers/connections/sql'
+import { ClientPool, loginSteps, rowReader } from '@common-handlers/connections/sql'
 import { type CallOptions, type CheckResult, type Closable, type CloseOptions, runCheck } from '@common-handlers/core'
 import type { MssqlConfig } from './config.ts'
 import { connectClient, type MssqlClient } from './driver.ts'
 import { type Circumstances, MSSQL, toMssqlError } from './errors.ts'
-import type { MssqlParameter, MssqlRow } from './values.ts'
+import type { MssqlParameter, MssqlRow, MssqlValue } from './values.ts'
 
 const STATEMENTS = {
   version: `SELECT CONCAT('SQL Server ', CONVERT(varchar(128), SERVERPROPERTY('ProductVersion')))`,
@@ -88,17 +88,12 @@ export class MssqlEngine implements Closable {
   ): AsyncGenerator<MssqlRow, void, undefined> {
     const rows = client.rows(sql, parameters)
     try {
+      let toRow: ((values: readonly MssqlValue[]) => MssqlRow) | undefined
       for (;;) {
         const step = await this.#mapped('statement', signal, rows.next())
         if (step.done === true) return
-        const { columns } = step.value
-        if ('values' in step.value) {
-          const { values } = step.value
-          yield Object.fromEntries(columns.map((name, index) => [name, values[index] ?? null]))
-        } else {
-          const twice = columns.find((name, index) => columns.indexOf(name) !== index)
-          if (twice !== undefined) throw duplicateColumn(MSSQL, twice)
-        }
+        toRow ??= rowReader<MssqlValue>(MSSQL, step.value.columns)
+        if ('values' in step.value) yield toRow(step.value.values)
       }
     } finally {
       await rows.return(undefined)

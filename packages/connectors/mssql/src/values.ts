@@ -108,7 +108,6 @@ export function toBound(given: unknown): {
       return { type: 'BigInt', value: given }
     case 'number':
       if (!Number.isFinite(given)) throw new RangeError('SQL Server has neither NaN nor infinities')
-      // eslint-disable-next-line no-bitwise
       return { type: (given | 0) === given && !Object.is(given, -0) ? 'Int' : 'Float', value: given }
     case 'string':
       if (!given.isWellFormed()) throw new RangeError('half of a surrogate pair is no character')

@@ -1,10 +1,10 @@
 import { networkSteps } from '@common-handlers/connections/check'
-import { ClientPool, duplicateColumn, loginSteps } from '@common-handlers/connections/sql'
+import { ClientPool, loginSteps, rowReader } from '@common-handlers/connections/sql'
 import { type CallOptions, type CheckResult, type Closable, type CloseOptions, runCheck } from '@common-handlers/core'
 import { type OracleConfig, readWallet } from './config.ts'
 import { connectClient, type OracleClient } from './driver.ts'
 import { type Circumstances, ORACLE, toOracleError } from './errors.ts'
-import type { OracleParameter, OracleRow } from './values.ts'
+import type { OracleParameter, OracleRow, OracleValue } from './values.ts'
 
 const STATEMENTS = {
   version: `SELECT 'Oracle Database ' || version FROM product_component_version WHERE product LIKE 'Oracle%' AND ROWNUM = 1`,
@@ -94,13 +94,12 @@ export class OracleEngine implements Closable {
   ): AsyncGenerator<OracleRow, void, undefined> {
     const portions = client.rows(sql, parameters)
     try {
+      let toRow: ((values: readonly OracleValue[]) => OracleRow) | undefined
       for (;;) {
         const step = await this.#mapped('statement', signal, portions.next())
         if (step.done === true) return
-        const { columns, rows } = step.value
-        const twice = columns.find((name, index) => columns.indexOf(name) !== index)
-        if (twice !== undefined) throw duplicateColumn(ORACLE, twice)
-        for (const values of rows) yield Object.fromEntries(columns.map((name, index) => [name, values[index] ?? null]))
+        toRow ??= rowReader<OracleValue>(ORACLE, step.value.columns)
+        for (const values of step.value.rows) yield toRow(values)
       }
     } finally {
       await portions.return()

@@ -1,5 +1,5 @@
 import { networkSteps, type NetworkTls } from '@common-handlers/connections/check'
-import { ClientPool, duplicateColumn, loginSteps } from '@common-handlers/connections/sql'
+import { ClientPool, loginSteps, rowReader } from '@common-handlers/connections/sql'
 import { type CallOptions, type CheckResult, type Closable, type CloseOptions, runCheck } from '@common-handlers/core'
 import { type PostgresConfig, tlsOptions } from './config.ts'
 import { connectClient, type PostgresClient, type StatementResult } from './driver.ts'
@@ -70,7 +70,7 @@ export class PostgresEngine implements Closable {
     const values = bound(parameters)
     return this.#pool.run(options, 'the query', async (client) => {
       const { columns, rows } = await this.#mapped('statement', client.run(sql, values))
-      return rows.map(rowReader(columns))
+      return rows.map(rowReader<PostgresValue>(POSTGRES, columns))
     })
   }
 
@@ -147,7 +147,7 @@ export class PostgresEngine implements Closable {
       let toRow: ((values: readonly PostgresValue[]) => PostgresRow) | undefined
       for (;;) {
         const { columns, rows } = await this.#mapped('statement', cursor.read(count))
-        toRow ??= rowReader(columns)
+        toRow ??= rowReader<PostgresValue>(POSTGRES, columns)
         if (rows.length === 0) return
         let bytes = 0
         for (const values of rows) {
@@ -187,13 +187,6 @@ async function networkTls(config: PostgresConfig): Promise<NetworkTls | undefine
   const { ca, cert, key } = tls as { readonly ca?: string; readonly cert?: string; readonly key?: string }
   const verify = ({ require: 'none', 'verify-ca': 'ca', 'verify-full': 'full' } as const)[config.sslMode]
   return { ca, cert, key, verify, startTls }
-}
-
-/** @throws DataError where a name stands twice: one of the values would be lost. */
-function rowReader(names: readonly string[]): (values: readonly PostgresValue[]) => PostgresRow {
-  const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice !== undefined) throw duplicateColumn(POSTGRES, twice)
-  return (values) => Object.fromEntries(names.map((name, index) => [name, values[index] ?? null]))
 }
 
 const bound = (parameters: readonly PostgresInput[]): Bound =>

@@ -1,7 +1,7 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite'
 import { setImmediate } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-import { duplicateColumn } from '@common-handlers/connections/sql'
+import { rowReader } from '@common-handlers/connections/sql'
 import {
   type CallOptions,
   type CheckResult,
@@ -55,7 +55,7 @@ export class SqliteEngine implements Closable {
   query(sql: string, parameters: SqliteParameters = [], options?: CallOptions): Promise<SqliteRow[]> {
     return this.#call(options, 'the query', () => {
       const statement = this.#prepare(sql)
-      const toRow = rowReader(statement)
+      const toRow = readerOf(statement)
       return (statement.all(...bound(parameters)) as unknown as SqliteValue[][]).map(toRow)
     })
   }
@@ -89,7 +89,7 @@ export class SqliteEngine implements Closable {
       const { iterator, toRow, first } = await this.#patient(signal, () => {
         const statement = this.#prepare(sql)
         const started: Iterator<unknown> = statement.iterate(...bound(parameters))
-        return { iterator: started, toRow: rowReader(statement), first: started.next() }
+        return { iterator: started, toRow: readerOf(statement), first: started.next() }
       })
       try {
         let count = 0
@@ -194,14 +194,6 @@ export class SqliteEngine implements Closable {
   }
 }
 
-/** @throws DataError where a name stands twice: one of the values would be lost. */
-function rowReader(statement: StatementSync): (values: readonly SqliteValue[]) => SqliteRow {
-  const names = statement.columns().map(({ name }) => name)
-  const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice !== undefined) throw duplicateColumn(SQLITE, twice)
-  return (values) => Object.fromEntries(names.map((name, index) => [name, values[index] ?? null]))
-}
-
 /** The arguments of the driver. It takes an object in the first place for names, a Date for one without any, and a boolean for a number. */
 function bound(parameters: SqliteParameters): SQLInputValue[] {
   const isList = Array.isArray(parameters)
@@ -212,3 +204,9 @@ function bound(parameters: SqliteParameters): SQLInputValue[] {
   // One of the driver's two forms; its types keep them apart, its code does not.
   return isList ? (parameters as SQLInputValue[]) : [parameters as unknown as SQLInputValue]
 }
+
+const readerOf = (statement: StatementSync): ((values: readonly SqliteValue[]) => SqliteRow) =>
+  rowReader<SqliteValue>(
+    SQLITE,
+    statement.columns().map(({ name }) => name),
+  )
