@@ -66,22 +66,27 @@ export class MongodbClient implements Closable {
     return `mongodb://${hosts.join(',')}/${encodeURIComponent(database)}`
   }
 
-  /** Finds a server and logs in; implied by the first call. */
+  /** Finds a server and logs in; implied by the first call. The driver looks for one until `connectTimeoutMs` is over. */
   connect(options?: CallOptions): Promise<void> {
-    return this.#call(options, 'connecting', async () => {
-      await this.#connected()
+    return this.#call(options, 'connecting', async (signal) => {
+      await this.#mapped(this.#connected(), signal)
     })
   }
 
-  /** A command of the database, as its documentation has it: `{ insert: 'orders', documents: [{ _id: 1n }] }`. It is not tried again once it may have been sent, and an error where a write was refused, in part too. */
+  /**
+   * A command of the database, as its documentation has it: `{ insert: 'orders', documents: [{ _id: 1n }] }`. It is not tried
+   * again once it may have been sent. A write that was refused, in part too, is an error.
+   */
   command(command: Readonly<Record<string, unknown>>, options?: CallOptions): Promise<MongodbDocument> {
-    return this.#call(options, 'the command', async (signal) => {
-      const database = this.#database(await this.#connected())
-      const answer = await database.command(toBsonDocument(command), { ...reading, signal })
-      const refused = refusedWrite(answer)
-      if (refused !== undefined) throw refused
-      return toDocument(answer)
-    })
+    return this.#call(options, 'the command', (signal) =>
+      this.#tried(signal, false, async () => {
+        const database = this.#database(await this.#connected())
+        const answer = await database.command(toBsonDocument(command), { ...reading, signal })
+        const refused = refusedWrite(answer)
+        if (refused !== undefined) throw refused
+        return toDocument(answer)
+      }),
+    )
   }
 
   /** All documents that fit. */
@@ -235,15 +240,13 @@ export class MongodbClient implements Closable {
 
   #call<T>(options: CallOptions | undefined, action: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     return this.#life.run(options?.signal, (outer) =>
-      withDeadline({ ...options, signal: outer }, { prefix: 'MONGODB', action }, ({ signal }) =>
-        this.#tried(signal, false, work),
-      ),
+      withDeadline({ ...options, signal: outer }, { prefix: 'MONGODB', action }, ({ signal }) => work(signal)),
     )
   }
 
-  #tried<T>(signal: AbortSignal, idempotent: boolean, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  #tried<T>(signal: AbortSignal, idempotent: boolean, work: () => Promise<T>): Promise<T> {
     const { attempts, retryBudgetMs } = this.#config
-    return retry(() => this.#mapped(work(signal), signal), {
+    return retry(() => this.#mapped(work(), signal), {
       signal,
       idempotent,
       policy: { attempts, budgetMs: retryBudgetMs },

@@ -123,7 +123,7 @@ describeWith([], 'mongodb', async () => {
     await client.command({ insert: 'other', documents: [{ _id: 0 }] })
     await client.command({ insert: 'orders', documents: [{ _id: 1n, n: 1 }, { _id: 2n }] })
     await client.command({ delete: 'orders', deletes: [{ q: { _id: 1n }, limit: 1 }] })
-    const query = { changes: 'orders', since, waitMs: 50 }
+    const query = { changes: 'orders', since, waitMs: 200 }
     const all = await run(query)
     expect(all.map(({ key, data }) => [key, (data as { operationType: string }).operationType])).toEqual([
       ['1', 'insert'],
@@ -132,10 +132,10 @@ describeWith([], 'mongodb', async () => {
     ])
     expect(all[0]?.data).toMatchObject({ fullDocument: { _id: 1n, n: 1 }, documentKey: { _id: 1n } })
     for (const [index, { watermark }] of all.entries()) {
-      const rest = await run({ changes: 'orders', watermark, waitMs: 50 })
+      const rest = await run({ changes: 'orders', watermark, waitMs: 200 })
       expect(rest.map(({ watermark: place }) => place)).toEqual(all.slice(index + 1).map(({ watermark: place }) => place))
     }
-    expect(await run({ changes: 'orders', waitMs: 50 })).toEqual([])
+    expect(await run({ changes: 'orders', waitMs: 200 })).toEqual([])
     await expect(run({ ...query, since: 'yesterday' })).rejects.toMatchObject({ code: 'MONGODB_QUERY_INVALID' })
   })
 
