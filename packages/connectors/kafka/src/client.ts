@@ -25,15 +25,18 @@ import {
 } from '@common-handlers/core'
 import {
   type BaseOptions,
+  type CallbackWithPromise,
   type ClusterMetadata,
   type ClusterTopicMetadata,
   type ConsumeBaseOptions,
   Consumer,
   FetchIsolationLevels,
+  type FetchOptions,
   type Message,
   type MessagesStream,
   type RecordsBatch,
 } from '@platformatic/kafka'
+import { CONTROL, passOverAborted } from './aborted.ts'
 import type { KafkaConfig } from './config.ts'
 import { ended, toKafkaError, topicNotFound, watermarkInvalid } from './errors.ts'
 import { parseWatermark, sourceOf, toItem, watermarkOf } from './messages.ts'
@@ -64,8 +67,6 @@ const FETCH_BYTES = 8 * 1024 * 1024
 const FETCH_MS = 500
 /** Answers without a message before the end of a partition is taken for reached. */
 const EMPTY_FETCHES = 3
-/** Bit of a batch that holds no messages but the end of a transaction. */
-const CONTROL = 0x20
 const CLOSE_MS = 5_000
 
 /** Topics of a Kafka cluster. */
@@ -204,7 +205,7 @@ export class KafkaClient implements Closable {
     const { sessionTimeoutMs } = this.#config
     const ids = new Map<string, string>()
     for (const topic of topics) ids.set(topic, (await this.#topic(topic, signal)).id)
-    const consumer = new Consumer({
+    const consumer = new CommittedConsumer({
       ...this.#options(group),
       sessionTimeout: sessionTimeoutMs,
       rebalanceTimeout: sessionTimeoutMs,
@@ -309,7 +310,7 @@ export class KafkaClient implements Closable {
   }
 
   #consumer(): Consumer {
-    return (this.#reader ??= new Consumer(this.#options(`${this.#config.clientId}-reader`)))
+    return (this.#reader ??= new CommittedConsumer(this.#options(`${this.#config.clientId}-reader`)))
   }
 
   #options(groupId: string): BaseOptions & { groupId: string } & ConsumeBaseOptions<Buffer, Buffer, Buffer, Buffer> {
@@ -339,6 +340,24 @@ export class KafkaClient implements Closable {
 const MECHANISMS = { plain: 'PLAIN', 'scram-sha-256': 'SCRAM-SHA-256', 'scram-sha-512': 'SCRAM-SHA-512' } as const
 
 type DriverMessage = Message
+
+/** A consumer that gives no message of a transaction that was aborted. */
+class CommittedConsumer extends Consumer {
+  override fetch(options: Fetch, callback: CallbackWithPromise<FetchResponse>): void
+  override fetch(options: Fetch): Promise<FetchResponse>
+  override fetch(options: Fetch, callback?: CallbackWithPromise<FetchResponse>): Promise<FetchResponse> | undefined {
+    const committed = (response: FetchResponse): FetchResponse => {
+      for (const { partitions } of response.responses) for (const partition of partitions) passOverAborted(partition)
+      return response
+    }
+    if (callback === undefined) return super.fetch(options).then(committed)
+    super.fetch(options, (error, response) => callback(error, response && committed(response)))
+    return undefined
+  }
+}
+
+type Fetch = FetchOptions<Buffer, Buffer, Buffer, Buffer>
+type FetchResponse = Awaited<ReturnType<Consumer['fetch']>>
 
 /** One membership of a group. */
 class KafkaSubscription implements Subscription<DriverMessage> {

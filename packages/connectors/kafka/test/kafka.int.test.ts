@@ -10,7 +10,7 @@ import { getKafkaClient, testKafkaConnection } from '@common-handlers/kafka'
 import { Lake } from '@common-handlers/lake'
 import { LocalFolderStore, MemoryStore } from '@common-handlers/storage'
 import { committedNumbers, describeWith, memorySink, startKafka } from '@common-handlers/testkit'
-import { Admin } from '@platformatic/kafka'
+import { Admin, Producer } from '@platformatic/kafka'
 import { afterAll, afterEach, expect, it } from 'vitest'
 import { createTopic, publishTo, send } from './publish.ts'
 
@@ -93,6 +93,33 @@ describeWith([], 'Kafka', async () => {
       received,
     })
     expect(got.map(facts)).toEqual(items.map(facts))
+  })
+
+  it('gives no message of an aborted transaction, however many there are', async () => {
+    await createTopic(broker, 'transactions', 1)
+    const base = { clientId: 'test', bootstrapBrokers: [broker], retries: 20, retryDelay: 100 }
+    const producer = new Producer({ ...base, idempotent: true, transactionalId: 'test' })
+    for (const [id, end] of ['commit', 'abort', 'abort', 'commit', 'abort'].entries()) {
+      const transaction = await producer.beginTransaction()
+      const message = { topic: 'transactions', partition: 0, value: Buffer.from(`{"id":${id}}`) }
+      await transaction.send({ messages: [message, message] })
+      await (end === 'commit' ? transaction.commit() : transaction.abort())
+    }
+    await producer.close()
+    await send(broker, 'transactions', [{ partition: 0, value: Buffer.from('{"id":5}') }])
+    const client = await getKafkaClient(config)
+    const idOf = ({ data }: { readonly data?: unknown }): number => (data as { id: number }).id
+    expect((await Array.fromAsync(client.read({ topic: 'transactions' }))).map(idOf)).toEqual([0, 0, 3, 3, 5])
+    const got: number[] = []
+    const stop = new AbortController()
+    const sink: Sink = {
+      write: async (items) => {
+        got.push(...items.map(idOf))
+        if (got.includes(5)) stop.abort()
+      },
+    }
+    await client.consume({ topics: ['transactions'], group: 'transactions' }, sink, { ms: 50, signal: stop.signal })
+    expect(got).toEqual([0, 0, 3, 3, 5])
   })
 
   it('reads to the end as of now, and not from a topic made anew', async () => {

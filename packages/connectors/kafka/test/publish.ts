@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Admin, Producer } from '@platformatic/kafka'
 
 const base = (broker: string): { clientId: string; bootstrapBrokers: string[] } => ({
@@ -9,6 +10,13 @@ export async function createTopic(broker: string, topic: string, partitions: num
   const admin = new Admin(base(broker))
   try {
     await admin.createTopics({ topics: [topic], partitions, replicas: 1 })
+    // A broker learns of it a little later.
+    const known = (): Promise<boolean> =>
+      admin.metadata({ topics: [topic], forceUpdate: true }).then(
+        ({ topics }) => (topics.get(topic)?.partitions.filter(({ leader }) => leader >= 0).length ?? 0) === partitions,
+        () => false,
+      )
+    while (!(await known())) await sleep(20)
   } finally {
     await admin.close()
   }
