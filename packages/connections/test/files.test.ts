@@ -176,6 +176,8 @@ describe('which files', () => {
   it.each([
     [{ patern: '*' }, '"patern" is none of path, pattern'],
     [{ modifiedSince: 'soon' }, 'modifiedSince "soon" is no time'],
+    [{ pattern: '/in/*.csv' }, 'begin it with a name'],
+    [{ pattern: './*.csv' }, 'begin it with a name'],
     [{ prefix: '../out' }, 'prefix "../out"'],
     [{ target: 's3://bucket/in' }, 'give its handler'],
     [{ maxFileBytes: 0 }, 'maxFileBytes'],

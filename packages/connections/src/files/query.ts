@@ -15,9 +15,9 @@ export interface FilesSelection extends FilesDestination {
    * a pattern that says so. Default: all.
    */
   readonly pattern?: string | undefined
-  /** Only files changed at this time or later; a Date, or ISO 8601. */
+  /** Only files changed at this time or later, and those without a time; a Date, or ISO 8601. */
   readonly modifiedSince?: Date | string | undefined
-  /** That of an earlier item: only the files after it, by time of change and path. */
+  /** That of an earlier item: only the files after it, by time of change and path, and those without a time. */
   readonly watermark?: string | undefined
   /** Downloads nothing: the items are what was found (`path`, `size`, `modifiedAt`, `seen`). Default false. */
   readonly dryRun?: boolean | undefined
@@ -69,6 +69,7 @@ export function parseSelection(query: FilesQuery): Selection {
   for (const [name, value] of Object.entries({ path, pattern })) {
     if (typeof value !== 'string' || value.includes('\0')) throw queryInvalid(`${name} must be a text without NUL`)
   }
+  if (/^\.{0,2}\//.test(pattern)) throw queryInvalid(`pattern "${pattern}" is of what stands below path: begin it with a name`)
   const since = modifiedSince === undefined ? -Infinity : new Date(modifiedSince).getTime()
   if (Number.isNaN(since)) throw queryInvalid(`modifiedSince "${String(modifiedSince)}" is no time`)
   return { path, pattern, since, after: watermark === undefined ? undefined : parsePlace(watermark), dryRun }
