@@ -30,6 +30,7 @@ const forbidden: Build = (message, options) => new PermissionError(message, opti
 const conflict: Build = (message, options) => new ConflictError(message, options)
 const capacity: Build = (message, options) => new CapacityError(message, options)
 const lost: Build = (message, options) => new ConnectionError(message, options)
+const config: Build = (message, options) => new ConfigError(message, options)
 const data: Build = (message, options) => new DataError(message, options)
 const late: Build = (message, options) => new OperationTimeoutError(message, options)
 const remote: Build = (message, options) => new RemoteError(message, options)
@@ -78,6 +79,7 @@ const rules: readonly Rule[] = [
     advice: "give the certificate that signed the server's as ca",
     build: lost,
   },
+  { when: anyCode, message: /^Invalid command: Contains control characters/, code: 'FTP_PATH_INVALID', build: config },
   { when: anyCode, message: /Maximum bytes exceeded/, code: 'FTP_LIST_TOO_LARGE', build: capacity },
   { when: anyCode, message: /^(Can't parse|This library only supports)/, code: 'FTP_ANSWER_INVALID', build: data },
   {

@@ -25,6 +25,7 @@ it.each([
   ['SELF_SIGNED_CERT_IN_CHAIN', 'self-signed certificate', 'FTP_TLS_FAILED', 'connection', 'never'],
   ['ERR_TLS_CERT_ALTNAME_INVALID', 'Hostname does not match', 'FTP_TLS_FAILED', 'connection', 'never'],
   [undefined, 'Timeout (control socket)', 'FTP_TIMEOUT', 'timeout', 'if-idempotent'],
+  [undefined, 'Invalid command: Contains control characters. (CWD a)', 'FTP_PATH_INVALID', 'config', 'never'],
   [undefined, 'StringWriter: Maximum bytes exceeded, maxByteLength=1.', 'FTP_LIST_TOO_LARGE', 'capacity', 'never'],
   [undefined, 'This library only supports MLSD, Unix- or DOS-style', 'FTP_ANSWER_INVALID', 'data', 'never'],
   [undefined, "Can't parse response to command 'PWD': 257", 'FTP_ANSWER_INVALID', 'data', 'never'],

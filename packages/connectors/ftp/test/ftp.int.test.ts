@@ -132,6 +132,7 @@ describeWith([], 'ftp', async () => {
     const client = await getFtpClient(at(server))
     await expect(client.read('missing').next()).rejects.toMatchObject({ code: 'FTP_NOT_FOUND' })
     await expect(client.list('missing')).rejects.toMatchObject({ code: 'FTP_NOT_FOUND' })
+    await expect(client.stat('x\r\nDELE in')).rejects.toMatchObject({ code: 'FTP_PATH_INVALID' })
     // It is of use afterwards.
     expect(await client.stat('')).toMatchObject({ kind: 'folder' })
   })
