@@ -1,9 +1,10 @@
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { createServer as createTlsServer } from 'node:tls'
+import { tlsInPrelogin } from './tls-in-prelogin.ts'
 
 // Not SQL Server: a stub that speaks as much of its protocol (MS-TDS 7.4) as one login, statements and their results
-// take, in clear or by TLS from the first byte on. What it answers is what the tests say, so it shows how the driver and we read the protocol, and
+// take, in clear or by TLS. What it answers is what the tests say, so it shows how the driver and we read the protocol, and
 // nothing of how a server behaves.
 
 /** A column and its values, as they go over the wire. */
@@ -164,8 +165,8 @@ const ATTENTION = 0x06
 export interface StubOptions {
   /** An error in place of a login. */
   readonly login?: Buffer
-  /** TLS from the first byte on (TDS 8.0, "strict"): key and certificate as PEM. */
-  readonly tls?: { readonly key: string; readonly cert: string }
+  /** TLS with this key and certificate as PEM: inside the login, or from the first byte on (TDS 8.0). */
+  readonly tls?: { readonly key: string; readonly cert: string; readonly begins: 'in the login' | 'at once' }
 }
 
 /** Starts the stub. `answer`: by the text of a statement. */
@@ -177,14 +178,15 @@ export async function startTdsStub(answer: (sql: string) => StubAnswer, options:
     sockets.add(socket)
     socket.on('error', () => undefined)
     socket.on('close', () => sockets.delete(socket))
+    let stream: Socket = socket
     let generation = 0
     const send = async (tokens: Buffer, isLast: boolean): Promise<void> => {
       for (let at = 0; at < Math.max(tokens.length, 1); at += 4_000) {
         const part = tokens.subarray(at, at + 4_000)
         const header = Buffer.from([4, isLast && at + 4_000 >= tokens.length ? 1 : 0, 0, 0, 0, 0, 1, 0])
         header.writeUInt16BE(part.length + 8, 2)
-        if (!socket.write(Buffer.concat([header, part])) && !socket.destroyed) {
-          await once(socket, 'drain').catch(() => undefined)
+        if (!stream.write(Buffer.concat([header, part])) && !socket.destroyed) {
+          await once(stream, 'drain').catch(() => undefined)
         }
       }
     }
@@ -200,7 +202,7 @@ export async function startTdsStub(answer: (sql: string) => StubAnswer, options:
     }
     let buffered = Buffer.alloc(0)
     let message: Buffer[] = []
-    socket.on('data', (chunk) => {
+    const hear = (chunk: Buffer): void => {
       buffered = Buffer.concat([buffered, chunk])
       while (buffered.length >= 8 && buffered.length >= buffered.readUInt16BE(2)) {
         const packet = buffered.subarray(0, buffered.readUInt16BE(2))
@@ -210,8 +212,13 @@ export async function startTdsStub(answer: (sql: string) => StubAnswer, options:
         const body = Buffer.concat(message)
         message = []
         if (packet[0] === PRELOGIN) {
-          // Version 16.0, and "I cannot encrypt".
-          void send(Buffer.from([0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xff, 16, 0, 0, 0, 0, 0, 2]), true)
+          const isNext = tls?.begins === 'in the login'
+          // Version 16.0, and "encryption is on", or "I cannot encrypt".
+          void send(Buffer.from([0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xff, 16, 0, 0, 0, 0, 0, isNext ? 1 : 2]), true)
+          if (!isNext) continue
+          socket.off('data', hear)
+          stream = tlsInPrelogin(socket, tls)
+          stream.on('data', hear)
         } else if (packet[0] === LOGIN) {
           const program = Buffer.concat([Buffer.from([1, 0x74, 0, 0, 4]), named('stub'), Buffer.from([16, 0, 0, 0])])
           void send(login ?? Buffer.concat([Buffer.from([0xad]), short(program.length), program, done()]), true)
@@ -225,15 +232,17 @@ export async function startTdsStub(answer: (sql: string) => StubAnswer, options:
           void respond(sql.includes('set textsize') ? '' : sql)
         }
       }
-    })
+    }
+    socket.on('data', hear)
   }
-  const server = tls === undefined ? createServer(serve) : createTlsServer({ ...tls, ALPNProtocols: ['tds/8.0'] }, serve)
+  const isBare = tls?.begins !== 'at once'
+  const server = isBare ? createServer(serve) : createTlsServer({ ...tls, ALPNProtocols: ['tds/8.0'] }, serve)
   server.on('tlsClientError', () => undefined)
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   const cut = (): void => {
     for (const socket of sockets)
-      if (tls === undefined) socket.resetAndDestroy()
+      if (isBare) socket.resetAndDestroy()
       else socket.destroy()
   }
   return {

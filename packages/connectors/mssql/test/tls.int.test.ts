@@ -6,7 +6,7 @@ import { serverCertificate } from '@common-handlers/testkit'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { changed, columnOf, result, startTdsStub } from './tds-stub.ts'
 
-// A handshake with the stub of tds-stub.ts, which is no SQL Server: TLS from the first byte on, as `strict` has it.
+// Handshakes with the stub of tds-stub.ts, which is no SQL Server.
 
 let folder: string
 let certificate: Awaited<ReturnType<typeof serverCertificate>>
@@ -16,26 +16,34 @@ beforeAll(async () => {
 })
 afterAll(() => rm(folder, { recursive: true, force: true }))
 
-it('trusts whom it is told to trust, and nobody else', async () => {
-  const tls = { key: await readFile(certificate.keyFile, 'utf8'), cert: await readFile(certificate.certificateFile, 'utf8') }
+it.each([
+  ['strict', 'at once'],
+  ['verify-full', 'in the login'],
+] as const)('trusts with sslMode %s whom it is told to trust, and nobody else', async (sslMode, begins) => {
+  const [key, cert] = await Promise.all([certificate.keyFile, certificate.certificateFile].map((file) => readFile(file, 'utf8')))
   const answer = (sql: string) => (sql.includes('SELECT 1') ? result(columnOf.integer('one', 4, 1n)) : changed(0))
-  await using stub = await startTdsStub(answer, { tls })
+  await using stub = await startTdsStub(answer, { tls: { key: key ?? '', cert: cert ?? '', begins } })
   const config = {
-    host: '127.0.0.1',
+    host: 'localhost',
     port: stub.port,
     database: 'app',
     username: 'etl',
     password: 'a password of some length',
-    sslMode: 'strict' as const,
+    sslMode,
   }
-  const alone = { reuse: false }
-  await expect(getMssqlEngine(config, alone)).rejects.toMatchObject({
-    code: 'MSSQL_TLS_UNTRUSTED',
-    outcome: 'connection',
-    retry: 'never',
-  })
-  for (const sslRootCert of [certificate.caFile, certificate.caCert]) {
-    await using engine = await getMssqlEngine({ ...config, sslRootCert }, alone)
-    expect(await engine.query('SELECT 1 AS one')).toEqual([{ one: 1 }])
+  const one = async (more: object): Promise<unknown> => {
+    await using engine = await getMssqlEngine({ ...config, ...more }, { reuse: false })
+    return engine.query('SELECT 1 AS one')
   }
+  await expect(one({})).rejects.toMatchObject({ code: 'MSSQL_TLS_UNTRUSTED', outcome: 'connection', retry: 'never' })
+  for (const sslRootCert of [certificate.caFile, certificate.caCert]) expect(await one({ sslRootCert })).toEqual([{ one: 1 }])
+})
+
+it('encrypts without looking with sslMode require', async () => {
+  const [key, cert] = await Promise.all([certificate.keyFile, certificate.certificateFile].map((file) => readFile(file, 'utf8')))
+  const tls = { key: key ?? '', cert: cert ?? '', begins: 'in the login' } as const
+  await using stub = await startTdsStub(() => changed(0), { tls })
+  const place = { host: '127.0.0.1', port: stub.port, database: 'app', username: 'etl', password: 'a password of some length' }
+  await using engine = await getMssqlEngine({ ...place, sslMode: 'require' }, { reuse: false })
+  expect(await engine.execute('UPDATE')).toEqual({ rowsChanged: 0 })
 })
