@@ -6,7 +6,7 @@ import { connectorConformance, describeWith, startRclone, startSftp } from '@com
 import ssh2 from 'ssh2'
 import { afterAll } from 'vitest'
 
-const files = 30
+const files = 12
 
 async function fill(folder: string): Promise<void> {
   for (let index = 0; index < files; index++) {

@@ -5,7 +5,7 @@ import { connectorConformance, describeWith, startRclone, startWebdav } from '@c
 import { webdav } from '@common-handlers/webdav'
 import { afterAll } from 'vitest'
 
-const files = 30
+const files = 12
 
 describeWith([], 'webdav', async () => {
   const servers = await Promise.all([startWebdav({ tls: true }), startRclone('webdav')])
