@@ -63,6 +63,7 @@ describeWith([], 'cassandra', async () => {
     after: (watermark) => ({ table: 'orders', watermark }),
     at: (free) => config({ hosts: [`127.0.0.1:${free}`], connectTimeoutMs: 1000 }),
     refused: config({ password: 'a wrong password' }),
+    another: config({ fetchSize: 100, concurrency: 1 }),
     secret: password,
   })
 

@@ -33,6 +33,7 @@ describeWith([], 'mongodb', async () => {
     count: 10_000,
     after: (watermark) => ({ ...query, watermark }),
     at: (port) => ({ ...config, hosts: [`127.0.0.1:${port}`] }),
+    another: { ...config, batchSize: 100 },
     refused: { ...config, password: 'not the password of anybody' },
     secret: account.password,
   })

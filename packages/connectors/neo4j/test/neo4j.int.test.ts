@@ -56,6 +56,7 @@ describeWith([], 'neo4j', async () => {
     at: (free) => config({ port: free }),
     // Not the user of the other tests: after some wrong passwords Neo4j takes none for a while.
     refused: config({ username: 'nobody', password: 'a wrong password' }),
+    another: config({ fetchSize: 100 }),
     secret: password,
   })
 
