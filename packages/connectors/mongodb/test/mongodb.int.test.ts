@@ -166,7 +166,7 @@ describeWith([], 'mongodb', async () => {
 
   it('leaves no cursor on the server when a loop is left or aborted', async () => {
     const client = await getMongodbClient(config({ batchSize: 2 }))
-    await client.command({ insert: 'orders', documents: Array.from({ length: 10 }, (_, _id) => ({ _id })) })
+    await client.command({ insert: 'orders', documents: Array.from({ length: 1000 }, (_, _id) => ({ _id })) })
     const abort = new AbortController()
     for (const how of ['leave', 'abort'] as const) {
       const { cursor } = (await client.command({ find: 'orders', batchSize: 1 })) as { cursor: { id: bigint } }
