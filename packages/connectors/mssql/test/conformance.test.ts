@@ -43,6 +43,13 @@ describe('on the stub', () => {
     query: { table: 'orders' },
     count,
     at: (port) => ({ ...config, port }),
+    another: {
+      ...config,
+      applicationName: 'another',
+      get port() {
+        return config.port
+      },
+    },
     secret: password,
   })
 })
@@ -83,6 +90,7 @@ describeGiven('TEST_MSSQL_URL', 'on SQL Server', ({ pathname, hostname, port, us
     after: (watermark) => ({ ...query, watermark }),
     at: (other) => ({ ...config, port: other }),
     refused: { ...config, password: 'not the password of anybody' },
+    another: { ...config, applicationName: 'another' },
     secret: config.password,
   })
 

@@ -44,6 +44,7 @@ describeGiven('TEST_ORACLE_URL', 'on Oracle', ({ pathname, hostname, port, usern
     after: (watermark) => ({ ...query, watermark }),
     at: (other) => ({ ...config, port: other }),
     refused: { ...config, password: 'not the password of anybody' },
+    another: { ...config, fetchRows: 10 },
     secret: config.password,
   })
 

@@ -38,6 +38,9 @@ const GOODBYE_MS = 2_000
 /** How long nothing may come before the peer's kernel is asked whether it is there. */
 const KEEP_ALIVE_MS = 60_000
 
+/** The server changes these by itself, or they change nothing that the next user of a connection would notice. */
+const MAY_CHANGE = new Set(['in_hot_standby', 'application_name'])
+
 /** What a statement gave. */
 export interface StatementResult {
   readonly columns: readonly string[]
@@ -57,6 +60,9 @@ export interface RowCursor {
 export class PostgresClient extends pg.Client {
   readonly #ssl: ConnectionOptions | false
   #usable = true
+  /** As the server reported its settings at first; whether one has another value now. */
+  readonly #reported = new Map<string, string>()
+  readonly #altered = new Set<string>()
 
   constructor(config: pg.ClientConfig, ssl: ConnectionOptions | false) {
     super({ ...config, ssl })
@@ -70,15 +76,19 @@ export class PostgresClient extends pg.Client {
     // pg leaves the socket open where it is pg that gives up, for want of a password for example.
     this.wire.on('error', () => this.destroy())
     this.wire.once('end', () => (this.#usable = false))
+    this.wire.on('parameterStatus', (message: { readonly parameterName: string; readonly parameterValue: string }) =>
+      this.#report(message.parameterName, message.parameterValue),
+    )
   }
 
   get wire(): Wire {
     return this.connection as unknown as Wire
   }
 
-  /** It is there, as far as is known, and in no transaction. */
+  /** It is there, as far as is known, in no transaction, and its settings are as they were. */
   get reusable(): boolean {
-    return this.#usable && !this.wire.stream.destroyed && this.#ready && this.getTransactionStatus() === 'I'
+    const isIdle = this.#ready && this.getTransactionStatus() === 'I'
+    return this.#usable && !this.wire.stream.destroyed && isIdle && this.#altered.size === 0
   }
 
   get #ready(): boolean {
@@ -175,6 +185,13 @@ export class PostgresClient extends pg.Client {
     } finally {
       clearTimeout(timer)
     }
+  }
+
+  #report(name: string, value: string): void {
+    const first = this.#reported.get(name)
+    if (first === undefined) this.#reported.set(name, value)
+    else if (first === value) this.#altered.delete(name)
+    else if (!MAY_CHANGE.has(name)) this.#altered.add(name)
   }
 
   /** Ends the connection without a goodbye. */

@@ -39,6 +39,13 @@ describeWith(['postgres'], 'postgres', (server) => {
         return config.database
       },
     },
+    another: {
+      ...config,
+      maxConnections: 2,
+      get database() {
+        return config.database
+      },
+    },
     secret: password,
   })
 

@@ -78,6 +78,18 @@ describeWith(['postgres'], 'an engine', ({ postgres: server }) => {
     await expect(engine.query('SELECT * FROM forgotten')).rejects.toMatchObject({ code: 'POSTGRES_TABLE_NOT_FOUND' })
   })
 
+  it('gives nobody a connection whose settings somebody has changed', async () => {
+    await using engine = await getPostgresEngine(config({ maxConnections: 1 }), alone)
+    const now = () => engine.query(`SELECT '2026-11-21 10:00:00+00'::timestamptz AS at, pg_backend_pid() AS pid`)
+    const [before] = await now()
+    await engine.execute(`SET TimeZone = 'America/New_York'; SET DateStyle = 'SQL'`)
+    const [after] = await now()
+    expect(after?.['at']).toBe('2026-11-21 10:00:00+00')
+    expect(after?.['pid']).not.toBe(before?.['pid'])
+    await engine.execute(`SET application_name = 'other'; BEGIN; SET LOCAL TimeZone = 'Asia/Tokyo'; COMMIT`)
+    expect(await now()).toEqual([after])
+  })
+
   it('waits for a connection that others have, and no longer than it may', async () => {
     await using engine = await getPostgresEngine(config({ maxConnections: 1, connectTimeoutMs: 300 }), alone)
     const rows = engine.stream('SELECT generate_series(1, 100000) AS n')

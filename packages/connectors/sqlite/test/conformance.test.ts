@@ -28,6 +28,7 @@ connectorConformance('sqlite', {
   connections,
   schema: ingestionResultSchema,
   config: { databasePath },
+  another: { databasePath, readOnly: true },
   query,
   count: 10_000,
   after: (watermark) => ({ ...query, watermark }),
