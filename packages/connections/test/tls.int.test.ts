@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { createServer, type Server } from 'node:https'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer as createTcpServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -55,6 +55,23 @@ it('trusts the certificates in ca, given as such or as a file', async () => {
   for (const ca of [await readFile(file, 'utf8'), `file:${file}`]) {
     const client = await connections.getConnection('http', { baseUrl, ca })
     expect((await client.requestRest()).bytes.toString()).toBe('private')
+  }
+})
+
+it('waits for no handshake longer than it may, nor to be closed', async () => {
+  const silent = createTcpServer((socket) => socket.on('error', () => undefined))
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+  const own = createConnections({ variables: {} })
+  try {
+    const client = await own.getConnection('http', { baseUrl: `https://127.0.0.1:${(silent.address() as AddressInfo).port}` })
+    // Far less than the 30 s that a try may take, and far more than this takes.
+    const limit = AbortSignal.timeout(10_000)
+    await expect(client.requestRest({ timeoutMs: 50 })).rejects.toMatchObject({ code: 'HTTP_TIMEOUT' })
+    await expect(client.requestStream({ timeoutMs: 50 })).rejects.toMatchObject({ code: 'HTTP_TIMEOUT' })
+    await own.closeAllConnections()
+    expect(limit.aborted).toBe(false)
+  } finally {
+    silent.close()
   }
 })
 

@@ -1,4 +1,5 @@
 import { Agent, type Dispatcher, EnvHttpProxyAgent, ProxyAgent, request } from 'undici'
+import { untilAborted } from '../cache.ts'
 import type { HttpConfig } from '../config.ts'
 import { ACCEPTED_ENCODINGS, decode, isDecoderError } from '../content-encoding.ts'
 import { basicLogin } from './basic-login.ts'
@@ -47,13 +48,15 @@ export function createTransport(config: HttpConfig): Transport {
       return toHttpError(error, sent)
     }
     try {
-      const { statusCode, headers, body } = await request(sent.url, {
+      const answer = request(sent.url, {
         dispatcher,
         method: sent.method,
         headers: { 'accept-encoding': ACCEPTED_ENCODINGS, ...sent.headers },
         signal: sent.signal,
         ...(sent.body === undefined ? {} : { body: sent.body }),
       })
+      // The driver does not end a request whose connection is being made: a server that is silent to a handshake would hold it.
+      const { statusCode, headers, body } = await untilAborted(answer, sent.signal)
       return {
         status: statusCode,
         headers: joined(headers),
@@ -79,7 +82,8 @@ export function createTransport(config: HttpConfig): Transport {
         throw isDecoderError(error) ? answerUnusable(sent, `the answer is not the ${encoding} it says it is`, error) : error
       }
     },
-    close: () => dispatcher.close(),
+    // Who calls this has waited for all requests; closing would wait for a handshake, too, that nobody waits for any more.
+    close: () => dispatcher.destroy(),
   }
 }
 
