@@ -9,6 +9,12 @@ export const keyMissing = (source: string): DataError =>
     where: { file: source },
   })
 
+export const dataMissing = (source: string, key: string, location: string | undefined): DataError =>
+  new DataError(`${source} ${key} has no data here${location === undefined ? '' : `: it is at ${location}`}`, {
+    code: 'LAKE_DATA_MISSING',
+    where: { file: `${source} ${key}` },
+  })
+
 export const valueUnfit = (source: string, key: string, column: string, type: string, why: string): DataError =>
   new DataError(`${source} ${key}: "${column}" is no ${type}: ${why}`, {
     code: 'LAKE_VALUE_UNFIT',

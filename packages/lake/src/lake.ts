@@ -12,7 +12,7 @@ import {
   withDeadline,
 } from '@common-handlers/core'
 import { type LakeConfig, type LakeConfigInput, parseConfig } from './config.ts'
-import { columnsDiffer, keyMissing, tooBusy } from './errors.ts'
+import { columnsDiffer, dataMissing, keyMissing, tooBusy } from './errors.ts'
 import { BATCH_VERSION, type Batch, type BatchManifest, manifestOf, manifestOfFile, parseManifest } from './manifest.ts'
 import { encodeBatch, type LakeItem } from './parquet.ts'
 import { Covered, positionsOf } from './positions.ts'
@@ -82,7 +82,7 @@ export class Lake implements Closable {
   /**
    * Writes one batch, whole or not at all, without the items that are there already. Items are told apart by `source` and
    * `key`. When it rejects, the same items may be written again, also if it is not known whether they were written.
-   * @throws DataError `LAKE_VALUE_UNFIT`, `LAKE_KEY_MISSING`; ConflictError `LAKE_COLUMNS_DIFFER`
+   * @throws DataError `LAKE_VALUE_UNFIT`, `LAKE_KEY_MISSING`, `LAKE_DATA_MISSING`; ConflictError `LAKE_COLUMNS_DIFFER`
    */
   write(items: readonly LakeItem[], options?: CallOptions): Promise<Committed> {
     return this.#call(options, 'writing a batch', (signal) => {
@@ -277,9 +277,11 @@ export class Lake implements Closable {
 
 const timeOf = ({ committedAt }: BatchManifest): number => Date.parse(committedAt)
 
+/** @throws DataError `LAKE_KEY_MISSING`, `LAKE_DATA_MISSING` */
 function withKey<Item extends LakeItem>(item: Item): Item & { readonly key: string } {
-  const { key } = item
-  if (key === undefined || key === '') throw keyMissing(item.source)
+  const { source, key, data, location } = item
+  if (key === undefined || key === '') throw keyMissing(source)
+  if (data === undefined) throw dataMissing(source, key, location)
   return { ...item, key }
 }
 

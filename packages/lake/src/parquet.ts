@@ -122,7 +122,7 @@ export function encodeBatch(
 
 /** What stands in the column `data`: JSON and text as they were received. */
 function textOf({ source, key, mediaType, data, received }: LakeItem): string | null {
-  if (data === undefined || data instanceof Uint8Array || received === null) return null
+  if (data instanceof Uint8Array || received === null) return null
   if (received !== undefined) return utf8.decode(received)
   const text = typeof data === 'string' && mediaType !== JSON_TYPE ? data : exactJson(data)
   if (!text.isWellFormed()) throw valueUnfit(source, key ?? '', 'data', 'text', 'half of a surrogate pair has no UTF-8')

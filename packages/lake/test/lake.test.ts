@@ -341,6 +341,11 @@ it('says what it cannot use', async () => {
   await expect(new Lake({ store }).write([ingestedItem({ source: 's', data: 1, lineage })])).rejects.toMatchObject({
     code: 'LAKE_KEY_MISSING',
   })
+  const elsewhere = { ...ingestedItem({ source: 's', key: 'k', data: '', location: 'file:///k', lineage }), data: undefined }
+  await expect(new Lake({ store }).write([elsewhere])).rejects.toMatchObject({
+    code: 'LAKE_DATA_MISSING',
+    message: 's k has no data here: it is at file:///k',
+  })
   await new Lake({ store }).write(messages(0, 1))
   await expect(new Lake({ store, columns: { id: 'int64' } }).write(messages(1, 2))).rejects.toMatchObject({
     code: 'LAKE_COLUMNS_DIFFER',

@@ -43,9 +43,11 @@ export async function consumeBatches<Handle>(
   const { signal, logger } = options
   const policy = { ...defaultRetryPolicy, ...options.policy }
   const done = { batches: 0, messages: 0 }
+  /** Readings in a row that ended soon and brought no batch. */
   let fruitless = 0
   while (!signal.aborted) {
     const before = done.batches
+    let began = Infinity
     try {
       // To read again is always right: what was not acknowledged comes again.
       const subscription = await retry(() => subscribe(signal), {
@@ -54,6 +56,7 @@ export async function consumeBatches<Handle>(
         idempotent: true,
         onRetry: (error, next) => logger.warn({ error, ...next }, 'no connection'),
       })
+      began = performance.now()
       try {
         await readBatches(subscription, sink, options, done)
         break
@@ -65,7 +68,8 @@ export async function consumeBatches<Handle>(
         if (error !== signal.reason) logger.warn({ error }, 'the batch under way was given back')
         break
       }
-      fruitless = done.batches > before ? 1 : fruitless + 1
+      const isFruitful = done.batches > before || performance.now() - began > policy.budgetMs
+      fruitless = isFruitful ? 1 : fruitless + 1
       if (!HandlerError.is(error) || error.retry === 'never' || fruitless >= policy.attempts) throw error
       logger.warn({ error }, 'reading again')
       await sleep(retryDelay(fruitless, policy), signal).catch(() => undefined)

@@ -29,6 +29,7 @@ import {
   type ClusterMetadata,
   type ClusterTopicMetadata,
   type ConsumeBaseOptions,
+  type ConsumerOptions,
   Consumer,
   FetchIsolationLevels,
   type FetchOptions,
@@ -38,7 +39,7 @@ import {
 } from '@platformatic/kafka'
 import { CONTROL, passOverAborted } from './aborted.ts'
 import type { KafkaConfig } from './config.ts'
-import { ended, toKafkaError, topicNotFound, watermarkInvalid } from './errors.ts'
+import { ended, toKafkaError, topicMadeAnew, topicNotFound, watermarkInvalid } from './errors.ts'
 import { parseWatermark, sourceOf, toItem, watermarkOf } from './messages.ts'
 
 /** The messages that a topic holds now: partition after partition, each in its order. No group is joined and no offset committed. */
@@ -108,7 +109,7 @@ export class KafkaClient implements Closable {
     const leave = this.#life.hold()
     const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
     try {
-      const topicId = (await this.#topic(topic, signal)).id
+      const topicId = (await this.#topic(topic, signal, true)).id
       const source = sourceOf(topic, topicId)
       const next = watermark === undefined ? new Map<number, bigint>() : parseWatermark(watermark, source)
       if (next === undefined) throw watermarkInvalid()
@@ -120,7 +121,7 @@ export class KafkaClient implements Closable {
       for (const [partition, end] of (ends?.get(topic) ?? []).entries()) {
         const oldest = begins?.get(topic)?.[partition] ?? 0n
         const from = next.get(partition) ?? 0n
-        for await (const message of this.#partition(topic, partition, from < oldest ? oldest : from, end, signal)) {
+        for await (const message of this.#partition({ topic, topicId, partition }, from < oldest ? oldest : from, end, signal)) {
           next.set(partition, message.offset + 1n)
           yield toItem(message, { topic, topicId, format, position: position++, watermark: watermarkOf(source, next) })
           if (position >= limit) return
@@ -133,22 +134,22 @@ export class KafkaClient implements Closable {
 
   /** The messages of one partition from an offset up to another, that one not included. */
   async *#partition(
-    topic: string,
-    partition: number,
+    place: Place,
     from: bigint,
     end: bigint,
     signal: AbortSignal,
   ): AsyncGenerator<Parameters<typeof toItem>[0], void, undefined> {
     let offset = from
     for (let empty = 0; offset < end && empty < EMPTY_FETCHES;) {
-      const batches = await this.#fetch(topic, partition, offset, signal)
+      const batches = await this.#fetch(place, offset, signal)
       empty = batches.length === 0 ? empty + 1 : 0
       for (const { firstOffset, lastOffsetDelta, firstTimestamp, attributes, records } of batches) {
         for (const { offsetDelta, timestampDelta, key, value, headers } of (attributes & CONTROL) === 0 ? records : []) {
           const found = firstOffset + BigInt(offsetDelta)
           if (found >= end) return
           // A batch is given whole, also when what was asked for begins in its middle.
-          if (found >= offset) yield { partition, offset: found, key, value, headers, timestamp: firstTimestamp + timestampDelta }
+          if (found >= offset)
+            yield { partition: place.partition, offset: found, key, value, headers, timestamp: firstTimestamp + timestampDelta }
         }
         const after = firstOffset + BigInt(lastOffsetDelta) + 1n
         if (after > offset) offset = after
@@ -156,15 +157,16 @@ export class KafkaClient implements Closable {
     }
   }
 
-  async #fetch(topic: string, partition: number, offset: bigint, signal: AbortSignal): Promise<readonly RecordsBatch[]> {
+  async #fetch({ topic, topicId, partition }: Place, offset: bigint, signal: AbortSignal): Promise<readonly RecordsBatch[]> {
     const { id, partitions } = await this.#topic(topic, signal)
+    if (id !== topicId) throw topicMadeAnew(this.brokers)
     const { leader, leaderEpoch } = partitions[partition] ?? { leader: -1, leaderEpoch: -1 }
     const [response] = await this.#mapped(signal, [
       this.#consumer().fetch({
         node: leader,
         topics: [
           {
-            topicId: id,
+            topicId,
             partitions: [
               {
                 partition,
@@ -204,13 +206,14 @@ export class KafkaClient implements Closable {
     const { topics, group, from = 'earliest', format = 'json' } = query
     const { sessionTimeoutMs } = this.#config
     const ids = new Map<string, string>()
-    for (const topic of topics) ids.set(topic, (await this.#topic(topic, signal)).id)
-    const consumer = new CommittedConsumer({
+    for (const topic of topics) ids.set(topic, (await this.#topic(topic, signal, true)).id)
+    const options = {
       ...this.#options(group),
       sessionTimeout: sessionTimeoutMs,
       rebalanceTimeout: sessionTimeoutMs,
       heartbeatInterval: Math.min(3_000, sessionTimeoutMs / 3),
-    })
+    }
+    const consumer = new CommittedConsumer(options, new Set(ids.values()))
     try {
       const [stream] = await this.#mapped(signal, [
         consumer.consume({ topics: [...topics], mode: 'committed', fallbackMode: from, autocommit: false }),
@@ -284,19 +287,18 @@ export class KafkaClient implements Closable {
     }
   }
 
-  async #topic(topic: string, signal: AbortSignal): Promise<ClusterTopicMetadata> {
-    const found = (await this.#metadata([topic], signal)).topics.get(topic)
+  /** What is known of a topic, if need be what was known some seconds ago. */
+  async #topic(topic: string, signal: AbortSignal, forceUpdate = false): Promise<ClusterTopicMetadata> {
+    const found = (await this.#metadata([topic], signal, forceUpdate)).topics.get(topic)
     if (found === undefined) throw topicNotFound(topic)
     return found
   }
 
-  #metadata(topics: readonly string[], signal: AbortSignal): Promise<ClusterMetadata> {
+  #metadata(topics: readonly string[], signal: AbortSignal, forceUpdate = true): Promise<ClusterMetadata> {
     const { attempts, retryBudgetMs } = this.#config
     return retry(
       async () => {
-        const [metadata] = await this.#mapped(signal, [
-          this.#consumer().metadata({ topics: [...topics], ...(topics.length === 0 ? { forceUpdate: true } : {}) }),
-        ])
+        const [metadata] = await this.#mapped(signal, [this.#consumer().metadata({ topics: [...topics], forceUpdate })])
         if (metadata === undefined) throw ended(this.brokers)
         return metadata
       },
@@ -341,11 +343,26 @@ const MECHANISMS = { plain: 'PLAIN', 'scram-sha-256': 'SCRAM-SHA-256', 'scram-sh
 
 type DriverMessage = Message
 
-/** A consumer that gives no message of a transaction that was aborted. */
+/** A consumer that gives no message of a transaction that was aborted, and none of a topic whose offsets began again. */
 class CommittedConsumer extends Consumer {
+  readonly #topicIds: ReadonlySet<string> | undefined
+  readonly #brokers: string
+
+  /** Without `topicIds` any topic may be read. */
+  constructor(options: ConsumerOptions<Buffer, Buffer, Buffer, Buffer>, topicIds?: ReadonlySet<string>) {
+    super(options)
+    this.#topicIds = topicIds
+    this.#brokers = options.bootstrapBrokers.join(',')
+  }
+
   override fetch(options: Fetch, callback: CallbackWithPromise<FetchResponse>): void
   override fetch(options: Fetch): Promise<FetchResponse>
   override fetch(options: Fetch, callback?: CallbackWithPromise<FetchResponse>): Promise<FetchResponse> | undefined {
+    const known = this.#topicIds
+    if (known !== undefined && callback !== undefined && options.topics.some(({ topicId }) => !known.has(topicId))) {
+      callback(topicMadeAnew(this.#brokers))
+      return undefined
+    }
     const committed = (response: FetchResponse): FetchResponse => {
       for (const { partitions } of response.responses) for (const partition of partitions) passOverAborted(partition)
       return response
@@ -354,6 +371,13 @@ class CommittedConsumer extends Consumer {
     super.fetch(options, (error, response) => callback(error, response && committed(response)))
     return undefined
   }
+}
+
+/** A partition, and which topic of its name is meant. */
+interface Place {
+  readonly topic: string
+  readonly topicId: string
+  readonly partition: number
 }
 
 type Fetch = FetchOptions<Buffer, Buffer, Buffer, Buffer>

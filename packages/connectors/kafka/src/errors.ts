@@ -106,6 +106,13 @@ export const watermarkInvalid = (): ConfigError =>
     code: 'KAFKA_WATERMARK_INVALID',
   })
 
+export const topicMadeAnew = (brokers: string): ConnectionError =>
+  new ConnectionError(`${brokers}: a topic was made anew while it was being read`, {
+    code: 'KAFKA_TOPIC_MADE_ANEW',
+    retry: 'safe',
+    context: { brokers },
+  })
+
 export const ended = (brokers: string): ConnectionError =>
   new ConnectionError(`${brokers}: the reading ended`, {
     code: 'KAFKA_CONNECTION_LOST',

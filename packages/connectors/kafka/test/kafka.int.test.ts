@@ -141,6 +141,33 @@ describeWith([], 'Kafka', async () => {
     })
   })
 
+  it('ends when its topic is deleted, and reads one of that name as another: none of its messages is taken for an old one', async () => {
+    await createTopic(broker, 'renewed', 1)
+    await publishTo(broker, 'renewed', 5, 1)
+    const client = await getKafkaClient(config)
+    const store = new MemoryStore()
+    const lake = new Lake({ store, columns: { id: 'int64' } })
+    const written = async (count: number): Promise<void> => {
+      while ((await committedNumbers(lake, store, 'id')).length < count) await sleep(20)
+    }
+    const stop = new AbortController()
+    const consume = (): Promise<unknown> =>
+      client.consume({ topics: ['renewed'], group: 'g' }, lake, { ms: 50, signal: stop.signal }).catch((error: unknown) => error)
+    const first = consume()
+    await written(5)
+    await admin.deleteTopics({ topics: ['renewed'] })
+    await createTopic(broker, 'renewed', 1)
+    await publishTo(broker, 'renewed', 5, 1, 5)
+    // Or it goes on with the new one by itself, when it did not see that there was none for a moment.
+    const isOver = await Promise.race([first.then(() => true), written(10).then(() => false)])
+    if (isOver) expect(await first).toMatchObject({ code: 'KAFKA_TOPIC_NOT_FOUND' })
+    const second = isOver ? consume() : first
+    await written(10)
+    stop.abort()
+    await second
+    expect(await committedNumbers(lake, store, 'id')).toEqual(range(10))
+  })
+
   it('consumes 10,000 messages into a lake, in batches, and commits what is written', async () => {
     await createTopic(broker, 'many', 4)
     await publishTo(broker, 'many', 10_000, 4)
