@@ -34,6 +34,7 @@ describeWith([], 'on a cluster', async () => {
     after: (watermark) => ({ ...query, watermark }),
     at: (port) => ({ ...config, brokers: [`127.0.0.1:${port}`], attempts: 2 }),
     refused: { ...config, password: 'a wrong password' },
+    another: { ...config, brokers: [server.broker], username: undefined, password: undefined, ca: undefined },
     secret: security.password,
   })
 })

@@ -28,6 +28,7 @@ describeWith([], 'on a server', async () => {
     after: (watermark) => ({ ...query, watermark }),
     at: (port) => ({ ...config, servers: [`127.0.0.1:${port}`] }),
     refused: { ...config, password: 'a wrong password' },
+    another: { ...config, requestTimeoutMs: 5000 },
     secret: password,
   })
 })
