@@ -7,6 +7,7 @@ import {
   HandlerError,
   Lifecycle,
   type Logger,
+  onAbort,
   runCheck,
   silentLogger,
   withDeadline,
@@ -105,13 +106,20 @@ export class Lake implements Closable {
   }
 
   /** The manifests of committed batches in order, from a number on. */
-  async *listCommitted(options: CallOptions & { readonly from?: number | undefined } = {}): AsyncGenerator<BatchManifest, void> {
+  async *listCommitted(
+    options: Pick<CallOptions, 'signal'> & { readonly from?: number | undefined } = {},
+  ): AsyncGenerator<BatchManifest, void> {
     const leave = this.#life.hold()
+    // Nobody may come back to a list that was left standing.
+    const forget = onAbort(this.#life.signal, leave)
+    const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
     try {
-      for (const number of await this.#numbers(options.signal)) {
-        if (number >= (options.from ?? 1)) yield await this.#read(number, options.signal)
+      for (const number of await this.#numbers(signal)) {
+        signal.throwIfAborted()
+        if (number >= (options.from ?? 1)) yield await this.#read(number, signal)
       }
     } finally {
+      forget()
       leave()
     }
   }

@@ -17,6 +17,7 @@ import {
   type CloseOptions,
   Lifecycle,
   type Logger,
+  onAbort,
   retry,
   runCheck,
   silentLogger,
@@ -92,6 +93,8 @@ export class AmqpClient implements Closable {
     options: Pick<CallOptions, 'signal'> = {},
   ): AsyncGenerator<StreamItem, void, undefined> {
     const leave = this.#life.hold()
+    // Nobody may come back to a reading that was left standing.
+    const forget = onAbort(this.#life.signal, leave)
     const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
     try {
       const channel = await this.#mapped(signal, this.#channel(await this.#connected(signal)))
@@ -109,6 +112,7 @@ export class AmqpClient implements Closable {
         await closeQuietly(channel)
       }
     } finally {
+      forget()
       leave()
     }
   }

@@ -277,6 +277,16 @@ describeWith([], 'RabbitMQ', async () => {
     expect(said.split('\n').slice(0, 2)).toEqual(['m-0 { id: 0 }', 'm-1 { id: 1 }'])
   })
 
+  it('is closed although a reading was left standing', async () => {
+    await publishTo(server.url, 'left', 10)
+    const client = await getAmqpClient(server.url, { reuse: false })
+    const items = client.read({ queue: 'left' })
+    await items.next()
+    await client.close({ graceMs: 1 })
+    await expect(items.next()).rejects.toMatchObject({ code: 'AMQP_CLOSED' })
+    while ((await left('left')) < 10) await sleep(10)
+  })
+
   it('says what it cannot use, and ends when its queue is deleted', async () => {
     const client = await getAmqpClient(server.url)
     await expect(client.consume({ queue: 'none' }, memorySink())).rejects.toMatchObject({ code: 'AMQP_NOT_FOUND' })

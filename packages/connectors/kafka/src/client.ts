@@ -18,6 +18,7 @@ import {
   HandlerError,
   Lifecycle,
   type Logger,
+  onAbort,
   retry,
   runCheck,
   silentLogger,
@@ -107,6 +108,8 @@ export class KafkaClient implements Closable {
   async *read(query: KafkaQuery, options: Pick<CallOptions, 'signal'> = {}): AsyncGenerator<StreamItem, void, undefined> {
     const { topic, format = 'json', limit = Infinity, watermark } = query
     const leave = this.#life.hold()
+    // Nobody may come back to a reading that was left standing.
+    const forget = onAbort(this.#life.signal, leave)
     const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
     try {
       const topicId = (await this.#topic(topic, signal, true)).id
@@ -128,6 +131,7 @@ export class KafkaClient implements Closable {
         }
       }
     } finally {
+      forget()
       leave()
     }
   }

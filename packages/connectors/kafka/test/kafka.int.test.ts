@@ -294,6 +294,17 @@ describeWith([], 'Kafka', async () => {
     expect(said.split('\n').slice(0, 2)).toEqual(['0/0 { id: 0 }', '0/1 { id: 1 }'])
   })
 
+  it('is closed although a reading was left standing', async () => {
+    await createTopic(broker, 'left', 1)
+    await publishTo(broker, 'left', 10, 1)
+    const client = await getKafkaClient(config, { reuse: false })
+    const items = client.read({ topic: 'left' })
+    await items.next()
+    await client.close({ graceMs: 1 })
+    // What was fetched before is still given.
+    await expect(Array.fromAsync(items)).resolves.toHaveLength(9)
+  })
+
   it('logs in with each mechanism, over TLS with the authority of its certificate, and not without', async () => {
     const { user: username, password, caCert: ca, saslBroker, saslTlsBroker, tlsBroker } = security
     for (const mechanism of ['plain', 'scram-sha-256', 'scram-sha-512'] as const) {

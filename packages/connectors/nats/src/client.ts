@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
 import {
   type CallOptions,
   type CheckResult,
@@ -5,6 +7,7 @@ import {
   type CloseOptions,
   Lifecycle,
   type Logger,
+  onAbort,
   retry,
   runCheck,
   silentLogger,
@@ -113,11 +116,14 @@ export class NatsClient implements Closable {
    */
   async *read(query: NatsQuery, options: Pick<CallOptions, 'signal'> = {}): AsyncGenerator<StreamItem, void, undefined> {
     const leave = this.#life.hold()
+    // Nobody may come back to a reading that was left standing.
+    const forget = onAbort(this.#life.signal, leave)
     const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
     try {
       const connection = await this.#connected(signal)
       yield* this.#mapped(this.#readFrom(connection, query, signal), connection, signal)
     } finally {
+      forget()
       leave()
     }
   }
@@ -234,6 +240,7 @@ export class NatsClient implements Closable {
     const signal = options?.signal ?? new AbortController().signal
     const [first = ''] = this.#config.servers
     const { hostname, port } = new URL(`nats://${first}`)
+    const { tls, ca, requestTimeoutMs } = this.#config
     return runCheck(
       this.servers,
       [
@@ -241,7 +248,8 @@ export class NatsClient implements Closable {
           host: hostname,
           port: port === '' ? 4222 : Number(port),
           signal,
-          timeoutMs: this.#config.requestTimeoutMs,
+          timeoutMs: requestTimeoutMs,
+          ...(tls === true || ca !== undefined ? { tls: { ca, startTls: hearInfo } } : {}),
         }),
         {
           name: 'log in',
@@ -459,6 +467,11 @@ class NatsSubscription implements Subscription<JsMsg> {
     for (const message of this.#outstanding) message.nak()
     await flush(this.#connection).catch(() => undefined)
   }
+}
+
+/** The server speaks first, in clear, whatever follows: `INFO {…}` and the end of the line. */
+async function hearInfo(socket: Socket, signal: AbortSignal): Promise<void> {
+  for (let heard = ''; !heard.includes('\n'); heard += String(socket.read() ?? '')) await once(socket, 'readable', { signal })
 }
 
 /** Resolves when the server has had what was sent before. The driver's own never ends when the connection does. */

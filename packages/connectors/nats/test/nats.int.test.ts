@@ -290,6 +290,15 @@ describeWith([], 'NATS', async () => {
     expect(said.split('\n').slice(0, 2)).toEqual(['1 { id: 0 }', '2 { id: 1 }'])
   })
 
+  it('is closed although a reading was left standing', async () => {
+    await publishTo(reach, 'LEFT', 10)
+    const client = await getNatsClient(reach, { reuse: false })
+    const items = client.read({ stream: 'LEFT' })
+    await items.next()
+    await client.close({ graceMs: 1 })
+    await expect(items.next()).rejects.toMatchObject({ code: 'NATS_CLOSED' })
+  })
+
   it('says what it cannot use', async () => {
     await publishTo(reach, 'ODD', 1)
     await manager.consumers.add('ODD', { durable_name: 'unasked', ack_policy: 'none' })
@@ -318,7 +327,15 @@ describeWith([], 'NATS with TLS and a login', async () => {
   it('is reached by a URL with the authority of its certificate, and not without', async () => {
     const url = `nats://${user}:${password}@127.0.0.1:${server.port}`
     await using client = await getNatsClient(`${url}?ca=${encodeURIComponent(caCert)}`)
-    expect((await client.check()).ok).toBe(true)
+    const checked = await client.check()
+    expect(checked, JSON.stringify(checked)).toMatchObject({ ok: true })
+    expect(checked.steps.map(({ name }) => name)).toContain('trust the certificate')
+    const untrusted = await testNatsConnection({ servers, tls: true, username: user, password })
+    expect(untrusted.steps.at(-1)).toMatchObject({
+      name: 'trust the certificate',
+      ok: false,
+      error: { code: 'CONNECTIONS_CERTIFICATE_UNTRUSTED' },
+    })
     await expect(getNatsClient(url)).rejects.toMatchObject({ code: 'NATS_TLS_FAILED', retry: 'never' })
     const test = await testNatsConnection({ servers, username: user, password: 'wrong password', ca: caCert })
     expect(test.steps.at(-1)).toMatchObject({ name: 'log in', ok: false, error: { code: 'NATS_UNAUTHORIZED' } })
