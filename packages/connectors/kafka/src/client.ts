@@ -217,7 +217,8 @@ export class KafkaClient implements Closable {
       rebalanceTimeout: sessionTimeoutMs,
       heartbeatInterval: Math.min(3_000, sessionTimeoutMs / 3),
     }
-    const consumer = new CommittedConsumer(options, new Set(ids.values()))
+    const known = new Set(ids.values())
+    const consumer = new CommittedConsumer(options, (id) => (known.has(id) ? undefined : topicMadeAnew(this.brokers)))
     try {
       const [stream] = await this.#mapped(signal, [
         consumer.consume({ topics: [...topics], mode: 'committed', fallbackMode: from, autocommit: false }),
@@ -349,22 +350,23 @@ type DriverMessage = Message
 
 /** A consumer that gives no message of a transaction that was aborted, and none of a topic whose offsets began again. */
 class CommittedConsumer extends Consumer {
-  readonly #topicIds: ReadonlySet<string> | undefined
-  readonly #brokers: string
+  readonly #refused: (topicId: string) => Error | undefined
 
-  /** Without `topicIds` any topic may be read. */
-  constructor(options: ConsumerOptions<Buffer, Buffer, Buffer, Buffer>, topicIds?: ReadonlySet<string>) {
+  /** `refused` says why the topic of an id is not to be read. */
+  constructor(
+    options: ConsumerOptions<Buffer, Buffer, Buffer, Buffer>,
+    refused: (topicId: string) => Error | undefined = () => undefined,
+  ) {
     super(options)
-    this.#topicIds = topicIds
-    this.#brokers = options.bootstrapBrokers.join(',')
+    this.#refused = refused
   }
 
   override fetch(options: Fetch, callback: CallbackWithPromise<FetchResponse>): void
   override fetch(options: Fetch): Promise<FetchResponse>
   override fetch(options: Fetch, callback?: CallbackWithPromise<FetchResponse>): Promise<FetchResponse> | undefined {
-    const known = this.#topicIds
-    if (known !== undefined && callback !== undefined && options.topics.some(({ topicId }) => !known.has(topicId))) {
-      callback(topicMadeAnew(this.#brokers))
+    const refused = options.topics.map(({ topicId }) => this.#refused(topicId)).find((error) => error !== undefined)
+    if (refused !== undefined && callback !== undefined) {
+      callback(refused)
       return undefined
     }
     const committed = (response: FetchResponse): FetchResponse => {
