@@ -150,6 +150,8 @@ export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | un
   if (signal === undefined) return work
   const aborted = Promise.withResolvers<never>()
   const abort = (): void => aborted.reject(signal.reason as Error)
+  // One that was aborted before says nothing any more.
+  if (signal.aborted) abort()
   signal.addEventListener('abort', abort, { once: true })
   try {
     return await Promise.race([work, aborted.promise])

@@ -26,6 +26,11 @@ export interface HttpConfigInput {
   readonly headers?: Readonly<Record<string, string>> | undefined
   /** Certificates to trust instead of those that Node knows, as PEM. */
   readonly ca?: string | undefined
+  /** The HTTP or HTTPS proxy that all requests go through; `environment` for HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the process. */
+  readonly proxyUrl?: string | undefined
+  /** Basic authentication at the proxy, with `proxyPassword`. */
+  readonly proxyUsername?: string | undefined
+  readonly proxyPassword?: string | Secret | undefined
   /** Asked for by the test; any answer but a refusal of the login will do without it. */
   readonly healthPath?: string | undefined
   readonly requestsPerSecond?: number | undefined
@@ -46,6 +51,7 @@ export interface HttpConfig extends HttpConfigInput {
   readonly apiKey?: Secret | undefined
   readonly apiKeyHeader: string
   readonly clientSecret?: Secret | undefined
+  readonly proxyPassword?: Secret | undefined
   readonly headers: Readonly<Record<string, string>>
   readonly timeoutMs: number
   readonly attempts: number
@@ -75,6 +81,12 @@ export const httpConfigSchema: z.ZodType<HttpConfig, HttpConfigInput> = z
     scope: z.string().min(1).optional().describe('of OAuth 2; none by default'),
     headers: z.record(z.string(), z.string()).default({}).describe('sent with each request to the host of `baseUrl`'),
     ca: z.string().min(1).optional().describe('PEM of the certificates to trust; those of Node by default'),
+    proxyUrl: z
+      .union([z.literal('environment'), address()])
+      .optional()
+      .describe('proxy of all requests; `environment` takes that of HTTP_PROXY, HTTPS_PROXY and NO_PROXY; none by default'),
+    proxyUsername: z.string().min(1).optional().describe('of basic authentication at `proxyUrl`; none by default'),
+    proxyPassword: secret().optional().describe('of basic authentication at `proxyUrl`; none by default'),
     healthPath: z.string().optional().describe('path that the test asks for; `baseUrl` itself by default'),
     requestsPerSecond: z.number().positive().optional().describe('upper bound of requests begun in a second; none by default'),
     timeoutMs: z.int().positive().default(30_000).describe('limit of one try in milliseconds'),
@@ -89,6 +101,7 @@ export const httpConfigSchema: z.ZodType<HttpConfig, HttpConfigInput> = z
   .superRefine((config, context) => {
     const together = [
       ['username', 'password'],
+      ['proxyUsername', 'proxyPassword'],
       ['tokenUrl', 'clientId', 'clientSecret'],
     ] as const
     for (const keys of together) {
@@ -96,6 +109,9 @@ export const httpConfigSchema: z.ZodType<HttpConfig, HttpConfigInput> = z
       if (missing.length > 0 && missing.length < keys.length) {
         context.addIssue({ code: 'custom', path: [missing[0] ?? ''], message: `needed together with ${keys.join(', ')}` })
       }
+    }
+    if (config.proxyUsername !== undefined && (config.proxyUrl === undefined || config.proxyUrl === 'environment')) {
+      context.addIssue({ code: 'custom', path: ['proxyUrl'], message: 'needed as a URL together with proxyUsername' })
     }
     const ways = (['token', 'username', 'apiKey', 'tokenUrl'] as const).filter((key) => config[key] !== undefined)
     if (ways.length > 1) context.addIssue({ code: 'custom', path: [], message: `give one of ${ways.join(', ')}` })

@@ -2,7 +2,10 @@ import {
   type CallOptions,
   type CheckResult,
   type CloseOptions,
+  type ConfigKey,
+  configKeys,
   type ConfigTree,
+  environmentName,
   type Explained,
   type LoadedConfig,
   type Logger,
@@ -22,9 +25,12 @@ import {
   findConnectors,
   type FoundConnector,
   installAdvice,
+  installCommand,
+  knownProtocols,
   loadConnector,
   nearestProject,
 } from './discovery.ts'
+import { diagnose, type DoctorOptions, type DoctorReport, type NamedConnections } from './doctor.ts'
 import { protocolMissing, protocolTwice, unknownProtocol } from './errors.ts'
 import { http } from './http/connector.ts'
 import { type ConfigSources, loadConnectorConfig } from './load.ts'
@@ -57,6 +63,20 @@ export interface ConnectionOptions extends CallOptions, ConfigSources {
 /** A registered definition of a protocol. */
 export type ByProtocol<Definition extends ConnectorDefinition, Protocol> = Extract<Definition, { readonly protocol: Protocol }>
 
+/** A protocol that is here, or could be. */
+export interface AvailableProtocol {
+  readonly protocol: string
+  readonly packageName: string
+  /** The command that installs its package; absent where it is here. */
+  readonly install?: string | undefined
+}
+
+/** A key of a protocol's configuration. */
+export interface ConnectionKey extends ConfigKey {
+  /** The variable that gives it: `PG_HOST`. */
+  readonly environment: string
+}
+
 /** Connections by protocol; see {@link createConnections}. */
 export interface Connections<Definition extends ConnectorDefinition> extends AsyncDisposable {
   /** The protocols that may be asked for, in alphabetical order. */
@@ -69,7 +89,7 @@ export interface Connections<Definition extends ConnectorDefinition> extends Asy
     config?: ConfigArgument<ByProtocol<Definition, Protocol>>,
     options?: ConnectionOptions,
   ): Promise<Leased<ConnectionOf<ByProtocol<Definition, Protocol>>>>
-  /** Tries a connection of its own, step by step. What fails is in the answer; only an unknown protocol and an abort throw. */
+  /** Tries a connection of its own, step by step. What fails is in the answer; only an unknown protocol, an abort and the end of its time throw. */
   testConnection<Protocol extends Definition['protocol']>(
     protocol: Protocol,
     config?: ConfigArgument<ByProtocol<Definition, Protocol>>,
@@ -87,6 +107,12 @@ export interface Connections<Definition extends ConnectorDefinition> extends Asy
     config?: ConfigArgument<ByProtocol<Definition, Protocol>>,
     sources?: ConfigSources,
   ): Promise<Explained[]>
+  /** Every key that a protocol knows. */
+  keys(protocol: Definition['protocol']): Promise<readonly ConnectionKey[]>
+  /** Tries connections by name, several at a time, each as `testConnection` does. What fails is in the report; only an abort throws. */
+  doctor(connections: NamedConnections, options?: DoctorOptions): Promise<DoctorReport>
+  /** The protocols that are here and those that can be installed. Nothing is imported. */
+  available(): readonly AvailableProtocol[]
   /** Closes every connection and waits for that. The next call opens anew. */
   closeAllConnections(options?: CloseOptions): Promise<void>
 }
@@ -172,6 +198,31 @@ export class ConnectionRegistry {
     sources: ConfigSources = {},
   ): Promise<Explained[]> {
     return (await this.#load(await this.#definition(protocol), config, sources)).explain()
+  }
+
+  async keys(protocol: string): Promise<readonly ConnectionKey[]> {
+    const { configSchema, prefix } = await this.#definition(protocol)
+    return configKeys(configSchema).map((key) => ({ ...key, environment: environmentName(prefix, key.path) }))
+  }
+
+  doctor(connections: NamedConnections, options: DoctorOptions = {}): Promise<DoctorReport> {
+    return diagnose(connections, options, this.protocols, (protocol, config, how) => this.testConnection(protocol, config, how))
+  }
+
+  available(): readonly AvailableProtocol[] {
+    const here = new Map([...this.#given.values(), ...this.#found()].map(({ protocol, packageName }) => [protocol, packageName]))
+    const [project] = this.#projects()
+    const absent = knownProtocols().filter((protocol) => !here.has(protocol))
+    return [
+      ...[...here]
+        .map(([protocol, packageName]) => ({ protocol, packageName }))
+        .toSorted((a, b) => (a.protocol < b.protocol ? -1 : 1)),
+      ...absent.map((protocol) => ({
+        protocol,
+        packageName: `@common-handlers/${protocol}`,
+        install: installCommand(protocol, project),
+      })),
+    ]
   }
 
   closeAllConnections(options?: CloseOptions): Promise<void> {

@@ -4,6 +4,7 @@ import { type ConnectionOptions, ConnectionRegistry } from './connections.ts'
 import type { ConfigArgument, Connection, ConnectionOf, Connector, ConnectorDefinition } from './contract.ts'
 import type { HttpClient } from './http/client.ts'
 import type { http } from './http/connector.ts'
+import type { DoctorOptions, DoctorReport, NamedConnections } from './doctor.ts'
 import type { ConfigSources } from './load.ts'
 
 // One for the process: what is asked for twice, in whatever part of a program, is opened once.
@@ -43,6 +44,11 @@ export function testConnection<Definition extends ConnectorDefinition>(
   options?: CallOptions & ConfigSources,
 ): Promise<CheckResult> {
   return connections.testConnection(protocol, config, options)
+}
+
+/** Tries connections by name, several at a time. What fails is in the report; only an abort throws. */
+export function doctor(named: NamedConnections, options?: DoctorOptions): Promise<DoctorReport> {
+  return connections.doctor(named, options)
 }
 
 /** A source to fetch from: `protocol` among the keys or in the file, and the keys of that protocol. */

@@ -82,11 +82,18 @@ export async function loadConnector({ protocol, packageName, project }: FoundCon
   return exported
 }
 
+/** The protocols of this project that are packages of their own, in alphabetical order. */
+export const knownProtocols = (): string[] => [...known].toSorted()
+
+/** The command that installs the connector of a known protocol, in the words of the project's own package manager. */
+export const installCommand = (protocol: string, project: string | undefined): string =>
+  `${addCommand(project)} @common-handlers/${protocol}`
+
 /** What to do to have a protocol: the command to install its package, in the words of the project's own package manager. */
 export function installAdvice(protocol: string, project: string | undefined): string {
   if (!known.has(protocol))
     return 'A connector is a package whose package.json names its protocol; see "Add a protocol" in the README.'
-  return `Install it: ${addCommand(project)} @common-handlers/${protocol}`
+  return `Install it: ${installCommand(protocol, project)}`
 }
 
 const lockfiles = [

@@ -26,6 +26,9 @@ export const noConnector = (packageName: string, protocol: string, cause?: unkno
     { code: 'CONNECTIONS_CONNECTOR_UNUSABLE', context: { packageName, protocol }, ...(cause === undefined ? {} : { cause }) },
   )
 
+export const connectionsFileUnusable = (file: string, why: string): ConfigError =>
+  new ConfigError(`${file}: ${why}`, { code: 'CONNECTIONS_FILE_INVALID', context: { file } })
+
 /** The URL itself is not shown: its password may not be where one would look for it. */
 export const urlUnusable = (protocol: string, why: string): ConfigError =>
   new ConfigError(`the URL given for "${protocol}" cannot be used: ${why}`, {

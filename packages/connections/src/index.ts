@@ -2,7 +2,9 @@
 export type { Leased } from './cache.ts'
 export { type HttpConfig, type HttpConfigInput, httpConfigSchema } from './config.ts'
 export {
+  type AvailableProtocol,
   type ByProtocol,
+  type ConnectionKey,
   type ConnectionOptions,
   type Connections,
   type ConnectionsOptions,
@@ -19,7 +21,8 @@ export type {
   Layered,
   QueryOf,
 } from './contract.ts'
-export { closeAllConnections, createConnector, getConnection, testConnection } from './default-connections.ts'
+export { closeAllConnections, createConnector, doctor, getConnection, testConnection } from './default-connections.ts'
+export { type Diagnosis, type DoctorOptions, type DoctorReport, type NamedConnections, readConnections } from './doctor.ts'
 export {
   exactJson,
   type IngestedItem,
@@ -32,6 +35,6 @@ export {
   type Lineage,
 } from './ingestion.ts'
 export type { ConfigSources } from './load.ts'
-export type { HttpClient, RestRequest, RestResponse } from './http/client.ts'
-export { http, type HttpQuery, type HttpRecordsQuery } from './http/connector.ts'
+export type { HttpClient, RestRequest, RestResponse, RestStream } from './http/client.ts'
+export { http, type HttpDownloadQuery, type HttpFile, type HttpQuery, type HttpRecordsQuery } from './http/connector.ts'
 export type { Pagination } from './http/pages.ts'

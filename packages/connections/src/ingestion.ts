@@ -21,6 +21,8 @@ export interface IngestedItem {
   readonly key?: string | undefined
   /** The content; absent when it was written to `location`. */
   readonly data?: unknown
+  /** What the source says of the item beside its content: the headers of a message, its routing key. No secrets. */
+  readonly attributes?: Readonly<Record<string, unknown>> | undefined
   /** Where the content was written: `file:///…`, `s3://…`. */
   readonly location?: string | undefined
   readonly mediaType: string
@@ -56,6 +58,10 @@ export const ingestedItemSchema: z.ZodType<IngestedItem, IngestedItem> = z.stric
   source: z.string().min(1).describe('A URL or a name of the source, without secrets'),
   key: z.string().optional().describe('What tells the item from the others of its source'),
   data: z.unknown().optional().describe('The content; absent when it was written to location'),
+  attributes: z
+    .record(z.string(), z.unknown())
+    .optional()
+    .describe('What the source says of the item beside its content: headers, a routing key'),
   location: z.string().optional().describe('Where the content was written'),
   mediaType: z.string().min(1),
   bytes: count().describe('Of the content as it was received, or of its JSON where it has no bytes of its own'),

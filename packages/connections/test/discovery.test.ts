@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -76,4 +76,15 @@ it('answers an absent protocol with those that are there and the command that in
   await writeFile(join(project, 'pnpm-lock.yaml'), '')
   await expect(found.getConnection('kafka')).rejects.toThrow('Install it: pnpm add @common-handlers/kafka')
   await expect(found.getConnection('stranger')).rejects.toThrow('there is no connector for "stranger" here')
+})
+
+it('knows every connector of this repository', async () => {
+  const folder = join(import.meta.dirname, '../../connectors')
+  const published: string[] = []
+  for (const name of await readdir(folder)) {
+    const manifest = JSON.parse(await readFile(join(folder, name, 'package.json'), 'utf8')) as { private?: boolean }
+    if (manifest.private !== true) published.push(name)
+  }
+  const known = createConnections({ discover: false, variables: {} }).available()
+  expect(known.map(({ protocol }) => protocol).filter((protocol) => protocol !== 'http')).toEqual(published.toSorted())
 })

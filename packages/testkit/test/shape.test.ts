@@ -21,8 +21,25 @@ const dependencies: Readonly<Record<string, readonly string[]>> = {
   'packages/duckdb-handler': ['core', '@duckdb/node-api'],
   'packages/outbox': ['core', 'croner'],
   'packages/outbox-cli': ['cli', 'core', 'outbox', 'pg', 'zod'],
-  'packages/connections': ['core', 'undici'],
+  'packages/lake': ['connections', 'core', 'hyparquet', 'hyparquet-writer'],
+  'packages/connections': ['core', 'storage', 'undici'],
+  'packages/connections-cli': ['cli', 'connections', 'core', 'zod'],
+  'packages/connectors/mssql': ['connections', 'core', 'tedious'],
+  'packages/connectors/oracle': ['connections', 'core', 'oracledb'],
+  'packages/connectors/postgres': ['connections', 'core', 'pg', 'pg-cursor'],
+  'packages/connectors/newprotocol': ['connections', 'core'],
+  'packages/connectors/ftp': ['basic-ftp', 'connections', 'core'],
+  'packages/connectors/sftp': ['connections', 'core', 'ssh2'],
+  'packages/connectors/cassandra': ['connections', 'core', 'cassandra-driver'],
+  'packages/connectors/mongodb': ['connections', 'core', 'mongodb'],
+  'packages/connectors/gsheets': ['connections', 'core', 'undici'],
+  'packages/connectors/soap': ['connections', 'core', 'soap'],
+  'packages/connectors/neo4j': ['connections', 'core', 'neo4j-driver'],
+  'packages/connectors/kafka': ['connections', 'core', '@platformatic/kafka'],
+  'packages/connectors/amqp': ['amqplib', 'connections', 'core'],
+  'packages/connectors/nats': ['connections', 'core', '@nats-io/jetstream', '@nats-io/transport-node'],
   'packages/connectors/sqlite': ['connections', 'core'],
+  'packages/connectors/webdav': ['connections', 'core', 'saxes'],
   'apps/extractor': ['cli', 'core', 'dataset', 'postgres-handler', 's3-handler', 'storage', 'vault-handler', 'zod'],
   'apps/ingestor': ['cli', 'core', 'dataset', 's3-handler', 'storage', 'trino-handler', 'vault-handler', 'zod'],
 }
@@ -35,8 +52,24 @@ const drivers: Readonly<Record<string, string>> = {
   'packages/trino-handler': 'undici',
   'packages/duckdb-handler': '@duckdb/node-api',
   'packages/outbox-cli': 'pg',
+  'packages/lake': 'hyparquet-writer',
   'packages/connections': 'undici',
+  'packages/connectors/kafka': '@platformatic/kafka',
+  'packages/connectors/amqp': 'amqplib',
+  'packages/connectors/nats': '@nats-io/jetstream',
+  'packages/connectors/mssql': 'tedious',
+  'packages/connectors/oracle': 'oracledb',
+  'packages/connectors/postgres': 'pg',
+  'packages/connectors/newprotocol': 'node:net',
+  'packages/connectors/ftp': 'basic-ftp',
+  'packages/connectors/sftp': 'ssh2',
+  'packages/connectors/cassandra': 'cassandra-driver',
+  'packages/connectors/mongodb': 'mongodb',
+  'packages/connectors/gsheets': 'undici',
+  'packages/connectors/soap': 'soap',
+  'packages/connectors/neo4j': 'neo4j-driver',
   'packages/connectors/sqlite': 'node:sqlite',
+  'packages/connectors/webdav': 'saxes',
 }
 
 interface PackageJson {
@@ -89,7 +122,7 @@ describe.each(Object.keys(dependencies))('%s', (folder) => {
     expect(Object.keys(manifest.dependencies ?? {}).toSorted()).toEqual(expected.toSorted())
     expect(manifest.optionalDependencies).toBeUndefined()
     // A program brings its zod along.
-    const program = folder.startsWith('apps/') || folder === 'packages/outbox-cli'
+    const program = folder.startsWith('apps/') || folder.endsWith('-cli')
     const peers = folder === 'apps/ingestor' ? [`${scope}duckdb-handler`] : program ? undefined : ['zod']
     expect(manifest.peerDependencies === undefined ? undefined : Object.keys(manifest.peerDependencies)).toEqual(peers)
   })

@@ -1,9 +1,24 @@
-import { type CallOptions, type Closable, type CloseOptions, Lifecycle, retry, sleep, withDeadline } from '@common-handlers/core'
+import {
+  type CallOptions,
+  type Closable,
+  type CloseOptions,
+  Lifecycle,
+  retry,
+  type RetryPolicy,
+  sleep,
+  withDeadline,
+} from '@common-handlers/core'
 import type { HttpConfig } from '../config.ts'
 import { parseExactJson } from '../ingestion.ts'
 import { answerUnusable, redirectRefused, toStatusError } from './errors.ts'
 import { createLogin, type Login } from './login.ts'
-import { createTransport, type Transport, type TransportAnswer } from './transport.ts'
+import {
+  createTransport,
+  type Transport,
+  type TransportAnswer,
+  type TransportRequest,
+  type TransportStream,
+} from './transport.ts'
 
 export interface RestRequest extends CallOptions {
   /** Default GET. */
@@ -29,10 +44,18 @@ export interface RestResponse {
   readonly url: string
   readonly mediaType: string
   readonly etag: string | undefined
-  /** As it was received. */
+  /** As it was received, without its content encoding. */
   readonly bytes: Buffer
   /** JSON parsed, with integers past 2^53 as bigint; text as a string; anything else as bytes; undefined where there is none. */
   readonly body: unknown
+}
+
+/** An answer whose body is still to come. */
+export interface RestStream extends Pick<RestResponse, 'status' | 'headers' | 'url' | 'mediaType' | 'etag'> {
+  /** As it comes over the wire: `content-encoding` in the headers says how it is encoded. Leaving the loop lets go of it. */
+  readonly body: AsyncIterable<Buffer>
+  /** For one that is not read. */
+  discard(): void
 }
 
 const idempotentMethods = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE'])
@@ -53,6 +76,16 @@ export class HttpClient implements Closable {
     this.#transport = createTransport(config)
     this.#login = createLogin(config, this.#transport)
     this.#life = new Lifecycle('HttpClient', 'HTTP', () => this.#transport.close())
+  }
+
+  /** How often and how long requests are tried. */
+  get policy(): Partial<RetryPolicy> {
+    return { attempts: this.#config.attempts, budgetMs: this.#config.retryBudgetMs }
+  }
+
+  /** The limit of one try, in milliseconds. */
+  get timeoutMs(): number {
+    return this.#config.timeoutMs
   }
 
   /** Logs in where that takes a request of its own (OAuth 2). */
@@ -90,6 +123,82 @@ export class HttpClient implements Closable {
     )
   }
 
+  /**
+   * Sends a request once, and gives the body as it comes, of any length. Without a header that says otherwise the body is
+   * asked for as it is. The signal ends the body, too; a limit of time is that of the headers.
+   */
+  async requestStream(
+    request: Pick<RestRequest, 'method' | 'path' | 'headers' | 'signal' | 'timeoutMs'> = {},
+  ): Promise<RestStream> {
+    const { method = 'GET', headers = {}, signal: callers, timeoutMs } = request
+    const url = this.#url(request.path ?? '')
+    const leave = this.#life.hold()
+    const signal = callers === undefined ? this.#life.signal : AbortSignal.any([callers, this.#life.signal])
+    const sent: Sent = {
+      method,
+      url,
+      headers: { accept: '*/*', 'accept-encoding': 'identity', ...lowerCase(headers) },
+      body: undefined,
+      hasEtag: false,
+    }
+    const abort = new AbortController()
+    const end = (): void => {
+      abort.abort(new Error('nobody waits for the answer'))
+      leave()
+    }
+    try {
+      const { answer, at } = await withDeadline(
+        { signal, timeoutMs },
+        this.#limits(`${method} ${url.origin}${url.pathname}`),
+        (deadline) =>
+          this.#authorized(sent, deadline.signal, (one) =>
+            this.#transport.open({ ...one, signal: AbortSignal.any([deadline.signal, abort.signal]) }),
+          ),
+      )
+      if (answer.status < 200 || answer.status >= 300) {
+        answer.discard()
+        throw toStatusError(answer.status, { method, url: at }, answer.headers['retry-after'], '')
+      }
+      const { status, headers: had } = answer
+      const discard = (): void => {
+        answer.discard()
+        leave()
+      }
+      return {
+        status,
+        headers: had,
+        url: at.href,
+        mediaType: mediaTypeOf(answer),
+        etag: had['etag'],
+        body: leaving(answer.body, leave),
+        discard,
+      }
+    } catch (error) {
+      end()
+      throw error
+    }
+  }
+
+  /** Where a path leads, without its query: keys and tokens may stand there. */
+  urlOf(path: string): string {
+    const { origin, pathname } = this.#url(path)
+    return `${origin}${pathname}`
+  }
+
+  /** The names of a path below `baseUrl`, decoded; of another host, behind its name. */
+  nameOf(path: string): string {
+    const { origin, host, pathname } = this.#url(path)
+    const [base, isOurs] = [this.#base.pathname.replace(/\/$/, ''), origin === this.#base.origin]
+    const below = isOurs && pathname.startsWith(`${base}/`) ? pathname.slice(base.length) : pathname
+    const name = isOurs ? below.slice(1) : `${host}${below}`
+    try {
+      return decodeURIComponent(name)
+    } catch {
+      // A "%" that encodes nothing.
+      return name
+    }
+  }
+
   close(options?: CloseOptions): Promise<void> {
     return this.#life.close(options)
   }
@@ -99,8 +208,7 @@ export class HttpClient implements Closable {
   }
 
   #retry<T>(signal: AbortSignal, idempotent: boolean, work: () => Promise<T>): Promise<T> {
-    const { attempts, retryBudgetMs: budgetMs } = this.#config
-    return retry(work, { policy: { attempts, budgetMs }, signal, idempotent })
+    return retry(work, { policy: this.policy, signal, idempotent })
   }
 
   #limits(action: string): { prefix: string; action: string; defaultMs: number } {
@@ -115,17 +223,23 @@ export class HttpClient implements Closable {
   #try(sent: Sent, signal: AbortSignal): Promise<RestResponse> {
     const { method, url } = sent
     return withDeadline({ signal }, this.#limits(`${method} ${url.origin}${url.pathname}`), async (deadline) => {
-      const first = await this.#follow(sent, deadline.signal)
-      // A token that has ended meanwhile is not the caller's mistake.
-      const { answer, at } = first.refused ? await this.#follow(sent, deadline.signal) : first
+      const { answer, at } = await this.#authorized(sent, deadline.signal, (one) => this.#transport.send(one))
       const ok = (answer.status >= 200 && answer.status < 300) || (answer.status === 304 && sent.hasEtag)
       if (!ok) throw toStatusError(answer.status, { method, url: at }, answer.headers['retry-after'], saidIn(answer))
       return toResponse(answer, method, at)
     })
   }
 
+  /** Sends it, and once more with a new token where that helps: one that has ended meanwhile is not the caller's mistake. */
+  async #authorized<Answer extends Head>(sent: Sent, signal: AbortSignal, send: Send<Answer>): Promise<Followed<Answer>> {
+    const first = await this.#follow(sent, signal, send)
+    if (!first.refused) return first
+    first.answer.discard?.()
+    return await this.#follow(sent, signal, send)
+  }
+
   /** Sends it and follows redirects of reads: within the host of `baseUrl` with all headers, to another with none of ours. */
-  async #follow(sent: Sent, signal: AbortSignal): Promise<{ answer: TransportAnswer; at: URL; refused: boolean }> {
+  async #follow<Answer extends Head>(sent: Sent, signal: AbortSignal, send: Send<Answer>): Promise<Followed<Answer>> {
     const { method, body } = sent
     let at = sent.url
     for (let hop = 0; ; hop++) {
@@ -136,13 +250,14 @@ export class HttpClient implements Closable {
         ? { ...lowerCase(this.#config.headers), ...sent.headers, ...login }
         : at.origin === sent.url.origin
           ? sent.headers
-          : { accept: sent.headers['accept'] ?? '*/*' }
-      const answer = await this.#transport.send({ method, url: at, headers, body, signal })
+          : only(sent.headers, ['accept', 'accept-encoding', 'range', 'if-range'])
+      const answer = await send({ method, url: at, headers, body, signal })
       const place = { method, url: at }
       const location = answer.headers['location']
       if (![301, 302, 303, 307, 308].includes(answer.status) || location === undefined) {
         return { answer, at, refused: answer.status === 401 && ours && this.#login.refuse(login) }
       }
+      answer.discard?.()
       if (method !== 'GET' && method !== 'HEAD') throw redirectRefused(place, `${method}, which is not sent again elsewhere`)
       if (hop >= MAX_REDIRECTS) throw redirectRefused(place, `more than ${MAX_REDIRECTS} times`)
       if (!URL.canParse(location, at.href)) throw redirectRefused(place, 'to what is no URL')
@@ -173,10 +288,32 @@ interface Sent {
   readonly hasEtag: boolean
 }
 
+type Head = Pick<TransportAnswer, 'status' | 'headers'> & Partial<Pick<TransportStream, 'discard'>>
+type Send<Answer> = (request: TransportRequest) => Promise<Answer>
+
+interface Followed<Answer> {
+  readonly answer: Answer
+  /** After redirects. */
+  readonly at: URL
+  /** The login was, and another can be had. */
+  readonly refused: boolean
+}
+
+async function* leaving(body: AsyncIterable<Buffer>, leave: () => void): AsyncGenerator<Buffer, void, undefined> {
+  try {
+    yield* body
+  } finally {
+    leave()
+  }
+}
+
+const only = (headers: Readonly<Record<string, string>>, names: readonly string[]): Record<string, string> =>
+  Object.fromEntries(Object.entries(headers).filter(([name]) => names.includes(name)))
+
 const lowerCase = (headers: Readonly<Record<string, string>>): Record<string, string> =>
   Object.fromEntries(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]))
 
-const mediaTypeOf = ({ headers }: TransportAnswer): string =>
+const mediaTypeOf = ({ headers }: Head): string =>
   headers['content-type']?.split(';')[0]?.trim().toLowerCase() ?? 'application/octet-stream'
 
 const isText = (mediaType: string): boolean => /^text\/|[+/](json|xml|csv|x-ndjson)$/.test(mediaType)

@@ -1,15 +1,30 @@
-import { lookup } from 'node:dns/promises'
-import { connect as connectTcp } from 'node:net'
 import { type CheckAttempt, HandlerError, runCheck } from '@common-handlers/core'
+import { queryInvalid } from '../files/errors.ts'
+import type { FoundFile } from '../files/find.ts'
+import { destinationKeys, type FilesDestination, parseDestination, refuseUnknown } from '../files/query.ts'
 import { type HttpConfig, type HttpConfigInput, httpConfigSchema } from '../config.ts'
 import type { ConnectorContext, ConnectorDefinition } from '../contract.ts'
 import { exactJson, type IngestedItem, ingestedItem } from '../ingestion.ts'
 import type { HttpClient, RestRequest } from './client.ts'
-import { toHttpError } from './errors.ts'
 import { pages, type Pagination, valueAt } from './pages.ts'
+import { reachSteps } from './reach.ts'
 
 /** What the `http` connector fetches; a path alone is one item, the whole answer. */
-export type HttpQuery = string | HttpRecordsQuery
+export type HttpQuery = string | HttpRecordsQuery | HttpDownloadQuery
+
+/** Files of any size, each an item: streamed to a target, gone on with where the connection breaks, had once. */
+export interface HttpDownloadQuery extends FilesDestination {
+  /** One file or several. */
+  readonly download: string | HttpFile | readonly (string | HttpFile)[]
+}
+
+/** A file to download; a path alone is `{ path }`. */
+export interface HttpFile {
+  /** Below `baseUrl`, or a whole URL. */
+  readonly path: string
+  /** Where a target keeps it. Default: its path below `baseUrl`, without query; of another host, behind the name of that. */
+  readonly name?: string | undefined
+}
 
 export interface HttpRecordsQuery extends Pick<RestRequest, 'method' | 'path' | 'query' | 'headers' | 'body'> {
   /** Where the list stands in the answer: `data.items`; empty for the answer itself. Each of its records is an item. Default: the whole answer is one item. */
@@ -50,7 +65,7 @@ export const http: ConnectorDefinition<'http', HttpConfigInput, HttpConfig, Http
     await using client = await createClient(config)
     const base = new URL(config.baseUrl)
     const steps: CheckAttempt[] = [
-      ...networkSteps(base, signal),
+      ...reachSteps(config, signal),
       ...(config.tokenUrl === undefined ? [] : [{ name: 'log in', run: async () => nothing(await client.login({ signal })) }]),
       { name: `ask for ${config.healthPath ?? base.pathname}`, run: () => ask(client, config, signal) },
     ]
@@ -78,45 +93,48 @@ async function ask(client: HttpClient, config: HttpConfig, signal: AbortSignal):
   }
 }
 
-function networkSteps(url: URL, signal: AbortSignal): CheckAttempt[] {
-  const place = { method: 'GET', url }
-  const host = url.hostname.replace(/^\[|\]$/g, '')
-  const port = Number(url.port === '' ? (url.protocol === 'https:' ? 443 : 80) : url.port)
-  return [
-    {
-      name: `find ${host}`,
-      run: async () => {
-        try {
-          return (await lookup(host)).address
-        } catch (error) {
-          throw toHttpError(error, place)
-        }
-      },
-    },
-    {
-      name: `reach port ${port}`,
-      run: async () => {
-        const { promise, resolve, reject } = Promise.withResolvers<undefined>()
-        const socket = connectTcp({ host, port, signal, timeout: 10_000 })
-        socket.once('connect', () => resolve(undefined))
-        socket.once('timeout', () => reject(Object.assign(new Error('no answer in 10 s'), { code: 'UND_ERR_CONNECT_TIMEOUT' })))
-        socket.once('error', reject)
-        try {
-          return await promise
-        } catch (error) {
-          signal.throwIfAborted()
-          throw toHttpError(error, place)
-        } finally {
-          socket.destroy()
-        }
-      },
-    },
-  ]
+function fetchItems(client: HttpClient, query: HttpQuery, context: ConnectorContext): AsyncIterable<IngestedItem> {
+  return typeof query === 'object' && 'download' in query
+    ? download(client, query, context)
+    : fetchRecords(client, query, context)
 }
 
-async function* fetchItems(
+async function* download(
   client: HttpClient,
-  query: HttpQuery,
+  { download: asked, ...rest }: HttpDownloadQuery,
+  context: ConnectorContext,
+): AsyncGenerator<IngestedItem, void, undefined> {
+  const [{ HttpFiles }, { transfer }, { stat }] = await Promise.all([
+    import('./files.ts'),
+    import('../files/fetch.ts'),
+    import('../files/find.ts'),
+  ])
+  refuseUnknown(rest, destinationKeys)
+  const paths = new Map<string, string>()
+  for (const file of [asked].flat()) {
+    const { path, name } = typeof file === 'string' ? { path: file } : file
+    const known = checkedName(name ?? client.nameOf(path))
+    if (paths.has(known)) throw queryInvalid(`two files of download would be "${known}": give them names`)
+    paths.set(known, path)
+  }
+  const files = new HttpFiles(client, (name) => paths.get(name) ?? name)
+  async function* found(): AsyncGenerator<FoundFile> {
+    for (const name of paths.keys()) yield { file: await stat(files, name, context.signal), relative: name }
+  }
+  const lineage = { protocol: 'http', query: 'download' }
+  yield* transfer(files, found(), { asked: lineage, destination: parseDestination(rest), ...context })
+}
+
+function checkedName(name: string): string {
+  if (/[\\\0]/.test(name) || name.split('/').some((part) => ['', '.', '..'].includes(part))) {
+    throw queryInvalid(`"${name}" is no name of a file: give one as { path, name }`)
+  }
+  return name
+}
+
+async function* fetchRecords(
+  client: HttpClient,
+  query: string | HttpRecordsQuery,
   { signal }: ConnectorContext,
 ): AsyncGenerator<IngestedItem, void, undefined> {
   const {

@@ -32,6 +32,7 @@ interface Rule {
 
 const rules: readonly Rule[] = [
   { statuses: [401], code: 'HTTP_UNAUTHORIZED', build: auth },
+  { statuses: [407], code: 'HTTP_PROXY_REFUSED', build: auth },
   { statuses: [403], code: 'HTTP_FORBIDDEN', build: forbidden },
   { statuses: [404, 410], code: 'HTTP_NOT_FOUND', build: missing },
   { statuses: [409, 412], code: 'HTTP_CONFLICT', build: conflict },
@@ -77,6 +78,12 @@ export function toHttpError(error: unknown, place: HttpPlace): unknown {
   if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') {
     return new OperationTimeoutError(message, { code: 'HTTP_TIMEOUT', retry: 'if-idempotent', context, cause: error })
   }
+  const [, proxyStatus] = /^Proxy .*\((\d{3})\)/.exec(error.message) ?? []
+  if (proxyStatus !== undefined) {
+    const options = { code: 'HTTP_PROXY_REFUSED', context, cause: error }
+    const refusal = `${shown(place)}: the proxy answered ${proxyStatus}`
+    return proxyStatus === '407' ? new AuthError(refusal, options) : new ConnectionError(refusal, options)
+  }
   if (tls.test(code)) {
     return new ConnectionError(`${message} (give the certificate that signed the server's as ca)`, {
       code: 'HTTP_TLS_FAILED',
@@ -93,6 +100,13 @@ export function toHttpError(error: unknown, place: HttpPlace): unknown {
     cause: error,
   })
 }
+
+export const cannotGoOn = (place: HttpPlace, why: string): RemoteError =>
+  new RemoteError(`${shown(place)} was cut and cannot be gone on with: ${why}`, {
+    code: 'HTTP_CANNOT_RESUME',
+    context: { method: place.method, url: `${place.url.origin}${place.url.pathname}` },
+    serverCode: '200',
+  })
 
 export const redirectRefused = (place: HttpPlace, why: string): RemoteError =>
   new RemoteError(`${shown(place)} redirects ${why}`, {

@@ -1,6 +1,7 @@
 import { Secret, withDeadline } from '@common-handlers/core'
 import { untilAborted } from '../cache.ts'
 import type { HttpConfig } from '../config.ts'
+import { basicLogin } from './basic-login.ts'
 import { answerUnusable, toStatusError } from './errors.ts'
 import type { Transport } from './transport.ts'
 
@@ -21,7 +22,7 @@ export function createLogin(config: HttpConfig, transport: Transport): Login {
   }
   const headers = (): Readonly<Record<string, string>> => {
     if (token !== undefined) return { authorization: `Bearer ${token.expose()}` }
-    if (username !== undefined) return { authorization: basic(username, password?.expose() ?? '') }
+    if (username !== undefined) return { authorization: basicLogin(username, password?.expose() ?? '') }
     return apiKey === undefined ? {} : { [apiKeyHeader.toLowerCase()]: apiKey.expose() }
   }
   return { headers: async () => headers(), refuse: () => false }
@@ -52,7 +53,7 @@ function clientCredentials(transport: Transport, { url, clientId, clientSecret, 
       ...place,
       headers: {
         // RFC 6749 section 2.3.1: both parts are encoded as in a form first.
-        authorization: basic(formEncoded(clientId), formEncoded(clientSecret.expose())),
+        authorization: basicLogin(formEncoded(clientId), formEncoded(clientSecret.expose())),
         'content-type': 'application/x-www-form-urlencoded',
         accept: 'application/json',
       },
@@ -88,9 +89,6 @@ function clientCredentials(transport: Transport, { url, clientId, clientSecret, 
     },
   }
 }
-
-const basic = (user: string, password: string): string =>
-  `Basic ${new Secret(Buffer.from(`${user}:${password}`).toString('base64')).expose()}`
 
 const formEncoded = (text: string): string => new URLSearchParams([['', text]]).toString().slice(1)
 

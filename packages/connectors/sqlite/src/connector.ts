@@ -1,24 +1,22 @@
 import {
   type ConfigArgument,
   type ConnectionOptions,
-  type ConnectorContext,
   type ConnectorDefinition,
-  exactJson,
   getConnection,
-  type IngestedItem,
-  ingestedItem,
   type Leased,
   testConnection,
 } from '@common-handlers/connections'
+import { sqlItems } from '@common-handlers/connections/sql'
 import type { CheckResult } from '@common-handlers/core'
 import { type SqliteConfig, type SqliteConfigInput, sqliteConfigSchema } from './config.ts'
-import type { SqliteEngine, SqliteRow } from './engine.ts'
-import { type Extraction, extraction, type SqliteQuery, watermarkOf } from './incremental.ts'
+import type { SqliteEngine } from './engine.ts'
+import { SQLITE } from './errors.ts'
+import { type SqliteQuery, sqliteSource } from './source.ts'
 
 /** SQLite files. */
 export const sqlite: ConnectorDefinition<'sqlite', SqliteConfigInput, SqliteConfig, SqliteEngine, SqliteQuery> = {
   protocol: 'sqlite',
-  prefix: 'SQLITE',
+  prefix: SQLITE,
   packageName: '@common-handlers/sqlite',
   configSchema: sqliteConfigSchema,
   fromUrl: (url) => ({ databasePath: decodeURIComponent(url.pathname) }),
@@ -36,7 +34,7 @@ export const sqlite: ConnectorDefinition<'sqlite', SqliteConfigInput, SqliteConf
     await using engine = await createEngine(config)
     return await engine.check({ signal })
   },
-  fetch: fetchRows,
+  fetch: (engine, query, { signal }) => sqlItems(sqliteSource(engine), query, signal),
 }
 
 /** An engine for a file; the same configuration gives the same engine, and `close()` gives it back. */
@@ -60,34 +58,3 @@ async function createEngine(config: SqliteConfig): Promise<SqliteEngine> {
   const { SqliteEngine } = await import('./engine.ts')
   return new SqliteEngine(config)
 }
-
-async function* fetchRows(
-  engine: SqliteEngine,
-  query: SqliteQuery,
-  { signal }: ConnectorContext,
-): AsyncGenerator<IngestedItem, void, undefined> {
-  const plan = await extraction(engine, query, signal)
-  const source = `sqlite:${engine.path}${'table' in query ? `#${query.table}` : ''}`
-  let position = 0
-  for await (const row of engine.stream(plan.sql, plan.parameters, { signal })) {
-    const watermark = watermarkOf(row, plan)
-    const key = keyOf(row, plan)
-    yield ingestedItem({
-      source,
-      ...(key === undefined ? {} : { key }),
-      data: plan.hidden.length === 0 ? row : without(row, plan.hidden),
-      ...(watermark === undefined ? {} : { watermark }),
-      lineage: { protocol: 'sqlite', query: plan.sql, position: position++ },
-    })
-  }
-}
-
-/** One column as it is, several as a JSON list. */
-function keyOf(row: SqliteRow, { key }: Extraction): string | undefined {
-  const [only, ...more] = key
-  if (only === undefined) return undefined
-  return more.length === 0 ? String(row[only]) : exactJson(key.map((name) => row[name]))
-}
-
-const without = (row: SqliteRow, hidden: readonly string[]): SqliteRow =>
-  Object.fromEntries(Object.entries(row).filter(([name]) => !hidden.includes(name)))

@@ -1,18 +1,20 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite'
 import { setImmediate } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
+import { rowReader } from '@common-handlers/connections/sql'
 import {
   type CallOptions,
   type CheckResult,
   type Closable,
   type CloseOptions,
   Lifecycle,
+  onAbort,
   retry,
   runCheck,
   withDeadline,
 } from '@common-handlers/core'
 import type { SqliteConfig } from './config.ts'
-import { duplicateColumn, parameterInvalid, toSqliteError } from './errors.ts'
+import { parameterInvalid, SQLITE, toSqliteError } from './errors.ts'
 
 /** What SQLite stores: NULL, INTEGER, REAL, TEXT, BLOB. */
 export type SqliteValue = null | bigint | number | string | Uint8Array
@@ -34,7 +36,7 @@ export class SqliteEngine implements Closable {
 
   constructor(config: SqliteConfig) {
     this.#config = config
-    this.#life = new Lifecycle('SqliteEngine', 'SQLITE', async () => this.#database?.close())
+    this.#life = new Lifecycle('SqliteEngine', SQLITE, async () => this.#database?.close())
   }
 
   /** The file. */
@@ -53,7 +55,7 @@ export class SqliteEngine implements Closable {
   query(sql: string, parameters: SqliteParameters = [], options?: CallOptions): Promise<SqliteRow[]> {
     return this.#call(options, 'the query', () => {
       const statement = this.#prepare(sql)
-      const toRow = rowReader(statement)
+      const toRow = readerOf(statement)
       return (statement.all(...bound(parameters)) as unknown as SqliteValue[][]).map(toRow)
     })
   }
@@ -79,13 +81,15 @@ export class SqliteEngine implements Closable {
     options: Pick<CallOptions, 'signal'> = {},
   ): AsyncGenerator<SqliteRow, void, undefined> {
     const leave = this.#life.hold()
+    // Nobody may come back to a stream that was left standing.
+    const forget = onAbort(this.#life.signal, leave)
     try {
       const signal = AbortSignal.any([this.#life.signal, ...(options.signal === undefined ? [] : [options.signal])])
       // The lock is taken with the first row.
       const { iterator, toRow, first } = await this.#patient(signal, () => {
         const statement = this.#prepare(sql)
         const started: Iterator<unknown> = statement.iterate(...bound(parameters))
-        return { iterator: started, toRow: rowReader(statement), first: started.next() }
+        return { iterator: started, toRow: readerOf(statement), first: started.next() }
       })
       try {
         let count = 0
@@ -96,9 +100,11 @@ export class SqliteEngine implements Closable {
           signal.throwIfAborted()
         }
       } finally {
-        iterator.return?.()
+        // A file that was closed has ended its statements.
+        if (!this.#life.signal.aborted) iterator.return?.()
       }
     } finally {
+      forget()
       leave()
     }
   }
@@ -136,7 +142,7 @@ export class SqliteEngine implements Closable {
 
   #call<T>(options: CallOptions | undefined, action: string, work: () => T): Promise<T> {
     return this.#life.run(options?.signal, (signal) =>
-      withDeadline({ ...options, signal }, { prefix: 'SQLITE', action }, (deadline) => this.#patient(deadline.signal, work)),
+      withDeadline({ ...options, signal }, { prefix: SQLITE, action }, (deadline) => this.#patient(deadline.signal, work)),
     )
   }
 
@@ -188,14 +194,6 @@ export class SqliteEngine implements Closable {
   }
 }
 
-/** @throws DataError where a name stands twice: one of the values would be lost. */
-function rowReader(statement: StatementSync): (values: readonly SqliteValue[]) => SqliteRow {
-  const names = statement.columns().map(({ name }) => name)
-  const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice !== undefined) throw duplicateColumn(twice)
-  return (values) => Object.fromEntries(names.map((name, index) => [name, values[index] ?? null]))
-}
-
 /** The arguments of the driver. It takes an object in the first place for names, a Date for one without any, and a boolean for a number. */
 function bound(parameters: SqliteParameters): SQLInputValue[] {
   const isList = Array.isArray(parameters)
@@ -206,3 +204,9 @@ function bound(parameters: SqliteParameters): SQLInputValue[] {
   // One of the driver's two forms; its types keep them apart, its code does not.
   return isList ? (parameters as SQLInputValue[]) : [parameters as unknown as SQLInputValue]
 }
+
+const readerOf = (statement: StatementSync): ((values: readonly SqliteValue[]) => SqliteRow) =>
+  rowReader<SqliteValue>(
+    SQLITE,
+    statement.columns().map(({ name }) => name),
+  )

@@ -11,6 +11,9 @@ import {
   RemoteError,
 } from '@common-handlers/core'
 
+/** What the code of each error begins with, and each variable of the environment. */
+export const SQLITE = 'SQLITE'
+
 type Build = (message: string, options: HandlerErrorOptions & { readonly serverCode: string }) => HandlerError
 
 const conflict: Build = (message, options) => new ConflictError(message, options)
@@ -72,24 +75,7 @@ export function toSqliteError(error: unknown, path: string): unknown {
   })
 }
 
-export const duplicateColumn = (name: string): DataError =>
-  new DataError(`two columns of the result are named "${name}": give one of them another name with AS`, {
-    code: 'SQLITE_DUPLICATE_COLUMN',
-    where: { column: name },
-  })
-
 export const parameterInvalid = (name: string): ConfigError =>
   new ConfigError(`parameter ${name} cannot be passed to SQLite: give null, a string, number, bigint or Uint8Array`, {
     code: 'SQLITE_PARAMETER_INVALID',
-  })
-
-export const queryInvalid = (why: string): ConfigError => new ConfigError(why, { code: 'SQLITE_QUERY_INVALID' })
-
-export const watermarkInvalid = (why: string): ConfigError =>
-  new ConfigError(`the watermark cannot be used: ${why}`, { code: 'SQLITE_WATERMARK_INVALID' })
-
-export const watermarkUnusable = (column: string): DataError =>
-  new DataError(`a NULL, a blob or an infinite number in the column "${column}" can be no place to go on from`, {
-    code: 'SQLITE_WATERMARK_UNUSABLE',
-    where: { column },
   })

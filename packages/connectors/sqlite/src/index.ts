@@ -1,4 +1,4 @@
 export { type SqliteConfig, type SqliteConfigInput, sqliteConfigSchema } from './config.ts'
 export { getSqliteEngine, sqlite, testSqliteConnection } from './connector.ts'
 export type { SqliteEngine, SqliteParameters, SqliteRow, SqliteValue } from './engine.ts'
-export type { SqliteQuery, SqliteStatementQuery, SqliteTableQuery } from './incremental.ts'
+export type { SqliteQuery } from './source.ts'

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { promisify } from 'node:util'
 import { closeAllConnections, createConnections } from '@common-handlers/connections'
-import { getSqliteEngine, sqlite, type SqliteTableQuery, testSqliteConnection } from '@common-handlers/sqlite'
+import { getSqliteEngine, sqlite, type SqliteQuery, testSqliteConnection } from '@common-handlers/sqlite'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 
 const root = join(import.meta.dirname, '..')
@@ -63,6 +63,15 @@ describe('an engine', () => {
     await rows.next()
     abort.abort(new Error('enough'))
     await expect(rows.next()).rejects.toThrow('enough')
+  })
+
+  it('closes though a stream was left standing', async () => {
+    await using connections = createConnections({ connectors: [sqlite], variables: {} })
+    const engine = await connections.getConnection('sqlite', { databasePath: ':memory:' })
+    const rows = engine.stream('VALUES (1), (2), (3)')
+    await rows.next()
+    await connections.closeAllConnections({ graceMs: 10 })
+    await expect(rows.next()).rejects.toMatchObject({ code: 'SQLITE_CLOSED' })
   })
 
   it('makes no file where there is none, unless it shall', async () => {
@@ -147,7 +156,7 @@ describe('errors', () => {
 })
 
 describe('incremental extraction', () => {
-  const run = async (databasePath: string, query: SqliteTableQuery) => {
+  const run = async (databasePath: string, query: SqliteQuery) => {
     await using connections = createConnections({ connectors: [sqlite], variables: {} })
     await using connector = await connections.createConnector({ protocol: 'sqlite', databasePath })
     return await connector.fetchData(query)
@@ -187,6 +196,18 @@ describe('incremental extraction', () => {
       { data: { x: 1n }, key: '["k",1]', watermark: '[{"i":"5"},"k",{"i":"1"}]', source: `sqlite:${path}#a "b"` },
     ])
     expect(Object.keys(items[0]?.data as object)).toEqual(['x'])
+  })
+
+  it('reads tables of attached files, and none of another schema', async () => {
+    const path = database('CREATE TABLE t (id INTEGER PRIMARY KEY, at)')
+    const other = database("CREATE TABLE t (at, k TEXT PRIMARY KEY); INSERT INTO t VALUES (1, 'x')")
+    await using connections = createConnections({ connectors: [sqlite], variables: {} })
+    await using connector = await connections.createConnector({ protocol: 'sqlite', databasePath: path })
+    const engine = await connections.getConnection('sqlite', { databasePath: path })
+    await engine.execute('ATTACH ? AS other', [other])
+    const { items } = await connector.fetchData({ table: 't', schema: 'other', watermarkColumn: 'at' })
+    expect(items).toMatchObject([{ key: 'x', data: { at: 1n, k: 'x' }, source: `sqlite:${path}#other.t` }])
+    await expect(connector.fetchData({ table: 't', schema: 'none' })).rejects.toThrow('there is no table or view "t"')
   })
 
   it('refuses what has no order, and a watermark that is not its own', async () => {

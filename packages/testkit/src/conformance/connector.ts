@@ -53,6 +53,8 @@ export interface ConnectorCase {
   readonly at?: (port: number) => object
   /** The same keys with a login that is refused. */
   readonly refused?: object
+  /** Other keys for the same source, which gives the same items: another limit, another account. */
+  readonly another?: object
   /** What may not be seen anywhere; part of `config`. */
   readonly secret?: string
 }
@@ -67,7 +69,7 @@ const failure = async (work: Promise<unknown>): Promise<unknown> =>
 
 /** The contract of a connector, the same for all of them: how it is configured, tested, read from, stopped and closed. */
 export function connectorConformance(title: string, connectorCase: ConnectorCase): void {
-  const { protocol, connections, schema, config, count, after, at, refused, secret } = connectorCase
+  const { protocol, connections, schema, config, count, after, at, refused, another, secret } = connectorCase
   const query = connectorCase.query as never
   const make = (given: object = config): Promise<ConnectorLike> => connections.createConnector({ protocol, ...given } as never)
   const test = (given: object, options: CallOptions = {}) =>
@@ -157,6 +159,15 @@ export function connectorConformance(title: string, connectorCase: ConnectorCase
       await Promise.all([one.connect(), other.connect()])
       await other.close()
       expect((await one.fetchData(query)).items).toHaveLength(count)
+    })
+
+    it.each(another === undefined ? [] : [another])('serves two configurations side by side', async (given) => {
+      await using two = await make(given)
+      const one = await make()
+      const [found, foundToo] = await Promise.all([one.fetchData(query), two.fetchData(query)])
+      expect(identities(foundToo.items)).toEqual(identities(found.items))
+      await one.close()
+      expect((await two.fetchData(query)).items).toHaveLength(count)
     })
 
     it('is closed with all connections, and opened anew', async () => {

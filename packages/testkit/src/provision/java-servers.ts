@@ -115,18 +115,36 @@ public class Main {
 /** mongo-java-server, which speaks MongoDB's protocol and is not MongoDB. */
 export const mongoJavaServer: Artifact = javaServer({
   name: 'mongo-java-server',
-  version: '1.47.0',
+  // The second Main for it.
+  version: '1.47.0-2',
   dependencies: ['de.bwaldvogel:mongo-java-server:1.47.0'],
-  // It says it is MongoDB 5.0 (wire version 13): drivers of today refuse what it says by itself.
+  // It says it is MongoDB 5.0 (wire version 13): drivers of today refuse what it says by itself. Its operations log is what
+  // change streams read. Arguments: the port and, for TLS, the files of key and certificate.
   main: `import de.bwaldvogel.mongo.*;
 import de.bwaldvogel.mongo.backend.memory.MemoryBackend;
-import java.util.List;
+import java.nio.file.*;
+import java.security.KeyFactory;
+import java.security.PrivateKey;
+import java.security.cert.*;
+import java.security.spec.PKCS8EncodedKeySpec;
+import java.util.*;
 public class Main {
-  public static void main(String[] arguments) {
+  public static void main(String[] arguments) throws Exception {
     MongoServer server = new MongoServer(new MemoryBackend().version(new MongoVersion() {
       public List<Integer> getVersionArray() { return List.of(5, 0, 0); }
       public int getWireVersion() { return 13; }
     }));
+    server.enableOplog();
+    if (arguments.length > 1) {
+      String pem = Files.readString(Path.of(arguments[1])).replaceAll("-----[A-Z ]+-----", "");
+      byte[] encoded = Base64.getMimeDecoder().decode(pem);
+      PrivateKey key = KeyFactory.getInstance("RSA").generatePrivate(new PKCS8EncodedKeySpec(encoded));
+      X509Certificate certificate;
+      try (var file = Files.newInputStream(Path.of(arguments[2]))) {
+        certificate = (X509Certificate) CertificateFactory.getInstance("X.509").generateCertificate(file);
+      }
+      server.enableSsl(key, null, certificate);
+    }
     server.bind("127.0.0.1", Integer.parseInt(arguments[0]));
     Runtime.getRuntime().addShutdownHook(new Thread(server::shutdown));
   }

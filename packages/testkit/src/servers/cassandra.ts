@@ -3,6 +3,8 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { ServerUnavailable } from '../errors.ts'
 import { cassandra, javaProgram, quickStart } from '../provision/java-servers.ts'
+import { runClient } from '../provision/package-clients.ts'
+import { serverCertificate } from './certificates.ts'
 import { onFreePorts } from './ports.ts'
 import { inTemporaryFolder, launch, type ServerControl } from './server-process.ts'
 
@@ -15,6 +17,8 @@ export type CassandraServer = ServerControl & {
   /** The superuser that Cassandra begins with. */
   readonly user: string
   readonly password: string
+  /** The authority of its certificate: the port speaks TLS to those who ask for it. */
+  readonly caCert: string
 }
 
 /**
@@ -29,6 +33,9 @@ export async function startCassandra(): Promise<CassandraServer> {
     onFreePorts(3, async ([port = 0, storagePort = 0, jmxPort = 0]) => {
       const at = (name: string): string => join(folder, name)
       await mkdir(at('conf'), { recursive: true })
+      const { keyFile, certificateFile, caCert } = await serverCertificate(folder)
+      const store = ['-inkey', keyFile, '-in', certificateFile, '-out', at('server.p12'), '-passout', `pass:${password}`]
+      await runClient('openssl', ['pkcs12', '-export', ...store])
       // JSON is YAML.
       const settings = {
         cluster_name: 'test',
@@ -54,6 +61,13 @@ export async function startCassandra(): Promise<CassandraServer> {
         rpc_address: '127.0.0.1',
         native_transport_port: port,
         start_native_transport: true,
+        client_encryption_options: {
+          enabled: true,
+          optional: true,
+          keystore: at('server.p12'),
+          keystore_password: password,
+          store_type: 'PKCS12',
+        },
         authenticator: 'PasswordAuthenticator',
         authorizer: 'CassandraAuthorizer',
       }
@@ -86,7 +100,7 @@ export async function startCassandra(): Promise<CassandraServer> {
         startTimeoutMs: 240_000,
         ready: (signal) => loginToCassandra({ port, user, password }, signal),
       })
-      return { host: '127.0.0.1', port, datacenter: 'datacenter1', user, password, ...control }
+      return { host: '127.0.0.1', port, datacenter: 'datacenter1', user, password, caCert, ...control }
     }),
   )
 }

@@ -3,6 +3,7 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ServerUnavailable } from '../errors.ts'
 import { javaProgram, neo4j, quickStart } from '../provision/java-servers.ts'
+import { serverCertificate } from './certificates.ts'
 import { onFreePorts } from './ports.ts'
 import { inTemporaryFolder, launch, type ServerControl } from './server-process.ts'
 import { propertiesText } from './trino-settings.ts'
@@ -15,6 +16,8 @@ export type Neo4jServer = ServerControl & {
   readonly httpUrl: string
   readonly user: string
   readonly password: string
+  /** The authority of its certificate: the port of `url` speaks TLS to those who ask for it. */
+  readonly caCert: string
 }
 
 /**
@@ -29,9 +32,16 @@ export async function startNeo4j(): Promise<Neo4jServer> {
     onFreePorts(2, async ([port = 0, httpPort = 0]) => {
       const configuration = join(folder, 'conf')
       await mkdir(configuration, { recursive: true })
+      const { keyFile, certificateFile, caCert } = await serverCertificate(folder)
       const settings = {
         'server.default_listen_address': '127.0.0.1',
         'server.bolt.listen_address': `127.0.0.1:${port}`,
+        'server.bolt.tls_level': 'OPTIONAL',
+        'dbms.ssl.policy.bolt.enabled': 'true',
+        'dbms.ssl.policy.bolt.base_directory': folder,
+        'dbms.ssl.policy.bolt.private_key': keyFile,
+        'dbms.ssl.policy.bolt.public_certificate': certificateFile,
+        'dbms.ssl.policy.bolt.client_auth': 'NONE',
         'server.http.listen_address': `127.0.0.1:${httpPort}`,
         'server.memory.heap.max_size': '512m',
         'server.memory.pagecache.size': '32m',
@@ -63,7 +73,7 @@ export async function startNeo4j(): Promise<Neo4jServer> {
           if (response.status !== 401) throw new Error(`it answered ${response.status}`)
         },
       })
-      const server = { url: `bolt://127.0.0.1:${port}`, httpUrl, user: 'neo4j', password: delivered, ...control }
+      const server = { url: `bolt://127.0.0.1:${port}`, httpUrl, user: 'neo4j', password: delivered, caCert, ...control }
       // With the one that it is delivered with, one may do nothing but change it.
       const password = randomUUID()
       const change = 'ALTER CURRENT USER SET PASSWORD FROM $old TO $new'

@@ -1,0 +1,2 @@
+export { connectionsApp } from './app.ts'
+export { type ConnectionsCliConfig, type ConnectionsCliConfigInput, connectionsCliConfigSchema } from './config.ts'

@@ -1,0 +1,8 @@
+export { ClientPool, type ClientPoolOptions, type PooledClient } from './client-pool.ts'
+export { doubleQuoted, type SqlColumn, type SqlDialect, type SqlTable } from './dialect.ts'
+export { queryInvalid } from './errors.ts'
+export type { SqlRow, WatermarkValue } from './extraction.ts'
+export { rowReader } from './rows.ts'
+export { sqlItems, type SqlSource } from './items.ts'
+export { loginSteps, type LoginStatements } from './login-steps.ts'
+export type { SqlQuery, SqlStatementQuery, SqlTableQuery } from './query.ts'

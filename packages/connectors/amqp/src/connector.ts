@@ -1,0 +1,63 @@
+import {
+  type ConfigArgument,
+  type ConnectionOptions,
+  type ConnectorDefinition,
+  getConnection,
+  type Leased,
+  testConnection,
+} from '@common-handlers/connections'
+import { toIngestedItems } from '@common-handlers/connections/streams'
+import type { CheckResult, Logger } from '@common-handlers/core'
+import type { AmqpClient, AmqpQuery } from './client.ts'
+import { type AmqpConfig, type AmqpConfigInput, amqpConfigSchema } from './config.ts'
+
+/** Queues of an AMQP 0-9-1 server. */
+export const amqp: ConnectorDefinition<'amqp', AmqpConfigInput, AmqpConfig, AmqpClient, AmqpQuery> = {
+  protocol: 'amqp',
+  prefix: 'AMQP',
+  packageName: '@common-handlers/amqp',
+  configSchema: amqpConfigSchema,
+  fromUrl: (url) => ({
+    host: url.hostname,
+    ...(url.port === '' ? {} : { port: Number(url.port) }),
+    // `amqp://host/` names the virtual host with the empty name, which is none here (https://www.rabbitmq.com/docs/uri-spec).
+    ...(url.pathname.length < 2 ? {} : { vhost: decodeURIComponent(url.pathname.slice(1)) }),
+    ...(url.protocol === 'amqps:' ? { tls: true } : {}),
+    ...(url.username === '' ? {} : { username: decodeURIComponent(url.username) }),
+    ...(url.password === '' ? {} : { password: decodeURIComponent(url.password) }),
+  }),
+  open: async (config, { signal, logger }) => {
+    const client = await createClient(config, logger)
+    try {
+      await client.connect({ signal })
+    } catch (error) {
+      await client.close()
+      throw error
+    }
+    return client
+  },
+  test: async (config, { signal, logger }) => {
+    await using client = await createClient({ ...config, attempts: 1 }, logger)
+    return await client.check({ signal })
+  },
+  fetch: (client, query, { signal }) => toIngestedItems(client.read(query, { signal })),
+}
+
+/** A client for a server; the same configuration gives the same client, and `close()` gives it back. */
+export function getAmqpClient(config?: ConfigArgument<typeof amqp>, options?: ConnectionOptions): Promise<Leased<AmqpClient>> {
+  return getConnection(amqp, config, options)
+}
+
+/** Tries to find the server and to log in. */
+export function testAmqpConnection(
+  config?: ConfigArgument<typeof amqp>,
+  options?: Parameters<typeof testConnection>[2],
+): Promise<CheckResult> {
+  return testConnection(amqp, config, options)
+}
+
+/** The driver is loaded with the first client. */
+async function createClient(config: AmqpConfig, logger: Logger): Promise<AmqpClient> {
+  const { AmqpClient } = await import('./client.ts')
+  return new AmqpClient(config, logger)
+}

@@ -1,0 +1,60 @@
+import {
+  type ConfigArgument,
+  type ConnectionOptions,
+  type ConnectorDefinition,
+  getConnection,
+  type Leased,
+  testConnection,
+} from '@common-handlers/connections'
+import { toIngestedItems } from '@common-handlers/connections/streams'
+import type { CheckResult, Logger } from '@common-handlers/core'
+import type { KafkaClient, KafkaQuery } from './client.ts'
+import { type KafkaConfig, type KafkaConfigInput, kafkaConfigSchema } from './config.ts'
+
+/** Topics of a Kafka cluster. */
+export const kafka: ConnectorDefinition<'kafka', KafkaConfigInput, KafkaConfig, KafkaClient, KafkaQuery> = {
+  protocol: 'kafka',
+  prefix: 'KAFKA',
+  packageName: '@common-handlers/kafka',
+  configSchema: kafkaConfigSchema,
+  fromUrl: (url) => ({
+    brokers: [url.host],
+    ...(url.protocol === 'kafkas:' ? { tls: true } : {}),
+    ...(url.username === '' ? {} : { username: decodeURIComponent(url.username) }),
+    ...(url.password === '' ? {} : { password: decodeURIComponent(url.password) }),
+  }),
+  open: async (config, { signal, logger }) => {
+    const client = await createClient(config, logger)
+    try {
+      await client.connect({ signal })
+    } catch (error) {
+      await client.close()
+      throw error
+    }
+    return client
+  },
+  test: async (config, { signal, logger }) => {
+    await using client = await createClient({ ...config, attempts: 1 }, logger)
+    return await client.check({ signal })
+  },
+  fetch: (client, query, { signal }) => toIngestedItems(client.read(query, { signal })),
+}
+
+/** A client for a cluster; the same configuration gives the same client, and `close()` gives it back. */
+export function getKafkaClient(config?: ConfigArgument<typeof kafka>, options?: ConnectionOptions): Promise<Leased<KafkaClient>> {
+  return getConnection(kafka, config, options)
+}
+
+/** Tries to find a broker, to log in, and to learn of the cluster. */
+export function testKafkaConnection(
+  config?: ConfigArgument<typeof kafka>,
+  options?: Parameters<typeof testConnection>[2],
+): Promise<CheckResult> {
+  return testConnection(kafka, config, options)
+}
+
+/** The driver is loaded with the first client. */
+async function createClient(config: KafkaConfig, logger: Logger): Promise<KafkaClient> {
+  const { KafkaClient } = await import('./client.ts')
+  return new KafkaClient(config, logger)
+}

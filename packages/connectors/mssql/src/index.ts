@@ -1,0 +1,5 @@
+export { type MssqlConfig, type MssqlConfigInput, mssqlConfigSchema, type SslMode } from './config.ts'
+export { getMssqlEngine, mssql, testMssqlConnection } from './connector.ts'
+export type { MssqlEngine } from './engine.ts'
+export type { MssqlQuery } from './source.ts'
+export type { MssqlParameter, MssqlRow, MssqlValue } from './values.ts'

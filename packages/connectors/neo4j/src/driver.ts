@@ -1,0 +1,36 @@
+// The driver; the other files have it from here. It is loaded with the first client.
+import {
+  auth,
+  Date as CypherDate,
+  DateTime,
+  type Driver,
+  driver,
+  Duration,
+  isPoint,
+  LocalDateTime,
+  LocalTime,
+  Node,
+  Path,
+  type Record as CypherRecord,
+  Relationship,
+  type Session,
+  Time,
+} from 'neo4j-driver'
+
+export {
+  auth,
+  CypherDate,
+  type CypherRecord,
+  DateTime,
+  type Driver,
+  driver,
+  Duration,
+  isPoint,
+  LocalDateTime,
+  LocalTime,
+  Node,
+  Path,
+  Relationship,
+  type Session,
+  Time,
+}

@@ -1,0 +1,5 @@
+export { type OracleConfig, type OracleConfigInput, oracleConfigSchema, type SslMode } from './config.ts'
+export { getOracleEngine, oracle, testOracleConnection } from './connector.ts'
+export type { OracleEngine } from './engine.ts'
+export type { OracleQuery } from './source.ts'
+export type { OracleParameter, OracleRow, OracleValue } from './values.ts'

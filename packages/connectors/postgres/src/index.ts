@@ -1,0 +1,7 @@
+export { type PostgresConfig, type PostgresConfigInput, postgresConfigSchema, type SslMode } from './config.ts'
+export { getPostgresEngine, postgres, testPostgresConnection } from './connector.ts'
+export type { PostgresEngine } from './engine.ts'
+export type { PostgresQuery } from './source.ts'
+export type { PostgresRows } from './rows.ts'
+export type { PostgresInput, PostgresRow, PostgresValue } from './values.ts'
+export { type DwDestination, dwDestination, type Loaded, type LoadOptions, type UpsertOptions } from './warehouse.ts'

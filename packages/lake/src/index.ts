@@ -1,0 +1,5 @@
+export { type LakeColumnType, type LakeConfig, type LakeConfigInput, lakeConfigSchema } from './config.ts'
+export { type Committed, Lake, type LakeOptions, type LakeStore } from './lake.ts'
+export type { Batch, BatchManifest } from './manifest.ts'
+export type { LakeItem } from './parquet.ts'
+export type { SourcePositions } from './positions.ts'
