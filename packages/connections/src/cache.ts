@@ -1,4 +1,4 @@
-import type { CloseOptions, Logger } from '@common-handlers/core'
+import { type CloseOptions, type Logger, untilAborted } from '@common-handlers/core'
 import type { Connection } from './contract.ts'
 import { closedMeanwhile, released } from './errors.ts'
 
@@ -142,20 +142,5 @@ export class ConnectionCache {
       set: (_shadow, name, value) => Reflect.set(connection, name, value, connection),
       has: (_shadow, name) => Reflect.has(connection, name),
     })
-  }
-}
-
-/** Waits for work that others may wait for, too: an abort ends the wait and not the work. */
-export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work
-  const aborted = Promise.withResolvers<never>()
-  const abort = (): void => aborted.reject(signal.reason as Error)
-  // One that was aborted before says nothing any more.
-  if (signal.aborted) abort()
-  signal.addEventListener('abort', abort, { once: true })
-  try {
-    return await Promise.race([work, aborted.promise])
-  } finally {
-    signal.removeEventListener('abort', abort)
   }
 }

@@ -1,5 +1,5 @@
-import { type CallOptions, type CloseOptions, Lifecycle, type Logger, withDeadline } from '@common-handlers/core'
-import { type Leased, untilAborted } from './cache.ts'
+import { type CallOptions, type CloseOptions, Lifecycle, type Logger, withDeadline, untilAborted } from '@common-handlers/core'
+import type { Leased } from './cache.ts'
 import type { Connection, Connector, ConnectorDefinition, FetchOptions } from './contract.ts'
 import { itemLate, resultTooLarge } from './errors.ts'
 import { type IngestedItem, INGESTION_VERSION, type IngestionResult } from './ingestion.ts'

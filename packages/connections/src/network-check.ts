@@ -1,8 +1,7 @@
 import { lookup } from 'node:dns/promises'
 import { connect as connectTcp, isIP, type Socket } from 'node:net'
 import { type ConnectionOptions, connect as connectTls, type PeerCertificate, type TLSSocket } from 'node:tls'
-import type { CheckAttempt } from '@common-handlers/core'
-import { untilAborted } from './cache.ts'
+import { type CheckAttempt, untilAborted } from '@common-handlers/core'
 import { nameNotFound, type NetworkPlace, portNotReached, serverSilent, toHandshakeError, untrusted } from './network-errors.ts'
 
 /** What a connection's TLS is like; the handshake of the test is that of the driver without its login. */

@@ -35,3 +35,15 @@ function callAll(this: unknown): void {
   const all = heardBy.get(this as AbortSignal)?.slice() ?? []
   for (const { callback } of all) callback()
 }
+
+/** Waits for work, or rejects with the signal's reason as soon as it is aborted. That ends the wait and not the work, which others may wait for too. */
+export function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return work
+  return new Promise((resolve, reject) => {
+    const abort = (): void => reject(signal.reason as Error)
+    // One that was aborted before says nothing any more.
+    if (signal.aborted) abort()
+    const release = onAbort(signal, abort)
+    work.then(resolve, reject).finally(release)
+  })
+}

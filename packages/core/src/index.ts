@@ -1,4 +1,4 @@
-export { onAbort } from './abort.ts'
+export { onAbort, untilAborted } from './abort.ts'
 export { type CheckAttempt, type CheckResult, type CheckStep, runCheck } from './check.ts'
 export {
   type ConfigLayers,

@@ -9,7 +9,7 @@ import {
   retry,
   type RetryOptions,
   sleep,
-  onAbort,
+  untilAborted,
 } from '@common-handlers/core'
 import { type Checksum, type ChecksumAlgorithm, checksumOf, joinCrc32 } from './checksum.ts'
 import { completeUpload } from './complete.ts'
@@ -271,14 +271,6 @@ class PartSource {
     if (this.#body instanceof Readable) this.#body.destroy()
     else void Promise.resolve(this.#iterator.return?.()).catch(() => undefined)
   }
-}
-
-function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) reject(signal.reason as Error)
-    const release = onAbort(signal, () => reject(signal.reason as Error))
-    work.then(resolve, reject).finally(release)
-  })
 }
 
 /** One multipart upload: its parts in flight, what they were stored as, and its end either way. */

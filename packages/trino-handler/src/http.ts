@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { rootCertificates } from 'node:tls'
-import { parseRetryAfter, registerSecretValue } from '@common-handlers/core'
+import { parseRetryAfter, registerSecretValue, untilAborted } from '@common-handlers/core'
 import { Agent, request } from 'undici'
 import { collect } from './body-bytes.ts'
 import type { TrinoConfig } from './config.ts'
@@ -71,7 +71,11 @@ export class TrinoHttp implements TrinoTransport {
     try {
       // Without a word about it a proxy may pack what it hands on.
       const headers = { 'Accept-Encoding': 'identity', ...options.headers }
-      const answer = await request(url, { dispatcher, ...options, headers, ...(signal === undefined ? {} : { signal }) })
+      const asked = request(url, { dispatcher, ...options, headers, ...(signal === undefined ? {} : { signal }) })
+      // The driver does not end a request whose connection is being made, though it sends nothing of it any more.
+      // An answer that came when nobody waited for it any more must have somebody who hears of its end.
+      asked.then(({ body }) => body.on('error', () => undefined)).catch(() => undefined)
+      const answer = await untilAborted(asked, signal)
       const body = await collect(answer.body, Number(answer.headers['content-length'] ?? -1))
       return { status: answer.statusCode, headers: answer.headers, body }
     } catch (cause) {

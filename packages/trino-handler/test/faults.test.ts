@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { inspect } from 'node:util'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
@@ -183,6 +185,25 @@ describe('TrinoHandler against a scripted HTTP server', () => {
     abort.abort(reason)
     await expect(running).rejects.toBe(reason)
     expect(server.log.at(-1)).toBe('DELETE /a')
+  })
+
+  it('ends at once while a connection is being made that nobody answers', async () => {
+    const silent = createServer().listen(0, '127.0.0.1')
+    await once(silent, 'listening')
+    try {
+      const { port } = silent.address() as AddressInfo
+      await using trino = new TrinoHandler({ url: `https://127.0.0.1:${port}`, user: 'tester', connectTimeoutMs: 60_000 })
+      const reason = new Error('enough')
+      const connected = once(silent, 'connection')
+      const abort = new AbortController()
+      const running = trino.query('SELECT 1', [], { signal: abort.signal }).catch((error: unknown) => error)
+      const [socket] = (await connected) as [Socket]
+      abort.abort(reason)
+      expect(await running).toBe(reason)
+      socket.destroy()
+    } finally {
+      silent.close()
+    }
   })
 
   it('close() ends a stream that nobody reads any more', async () => {

@@ -1,9 +1,8 @@
-import { HandlerError, type Secret } from '@common-handlers/core'
+import { HandlerError, type Secret, untilAborted } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
 import type { VaultConfig } from './config.ts'
 import { Alarm, leaseDueAt, leaseRetryDelay } from './lease-clock.ts'
 import { type LoginMethod, loginMethodOf, type Obtained, type TokenLife } from './login-methods.ts'
-import { untilAborted } from './until-aborted.ts'
 
 /** The token in use. Times are those of `Date.now()`; Infinity for a token without end, or with one that is not known. */
 interface Held extends Obtained {

@@ -10,13 +10,13 @@ import {
   sleep,
   type StandardSchema,
   withDeadline,
+  untilAborted,
 } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
 import type { ApiRequest } from './client.ts'
 import type { SecretData } from './secret-data.ts'
 import { type Grant, type LeaseAnswer, readGrant } from './lease-answer.ts'
 import { Alarm, leaseDueAt, leaseRetryDelay } from './lease-clock.ts'
-import { untilAborted } from './until-aborted.ts'
 import { validate } from './validate.ts'
 
 export interface LeaseOptions extends CallOptions {

@@ -1,9 +1,8 @@
 import { readFile } from 'node:fs/promises'
-import { AuthError, Secret, withDeadline } from '@common-handlers/core'
+import { AuthError, Secret, withDeadline, untilAborted } from '@common-handlers/core'
 import type { ApiRequest } from './client.ts'
 import { type AppRoleConfig, type AwsCredentials, awsCredentialsFromEnvironment, type VaultConfig } from './config.ts'
 import { awsCredentialsRefused, credentialFileUnreadable, wrappedElsewhere } from './errors.ts'
-import { untilAborted } from './until-aborted.ts'
 
 /** A request without the token of the handler: it is how one is had. */
 export type Send = (request: ApiRequest) => Promise<unknown>

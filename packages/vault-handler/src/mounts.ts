@@ -1,7 +1,6 @@
-import { ConfigError, HandlerError, PermissionError } from '@common-handlers/core'
+import { ConfigError, HandlerError, PermissionError, untilAborted } from '@common-handlers/core'
 import type { VaultApi } from './api.ts'
 import { parsePath } from './secret-path.ts'
-import { untilAborted } from './until-aborted.ts'
 
 /** A secrets engine as the server has it mounted. */
 interface Mount {

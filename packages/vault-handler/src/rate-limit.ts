@@ -1,6 +1,5 @@
-import { sleep } from '@common-handlers/core'
+import { sleep, untilAborted } from '@common-handlers/core'
 import type { RateLimitConfig } from './config.ts'
-import { untilAborted } from './until-aborted.ts'
 
 /** Waits for a turn; rejects with the signal's reason. */
 export type Turn = (signal: AbortSignal) => Promise<void>

@@ -1,9 +1,8 @@
 import { inspect } from 'node:util'
-import { HandlerError, type Logger, REDACTED } from '@common-handlers/core'
+import { HandlerError, type Logger, REDACTED, untilAborted } from '@common-handlers/core'
 import type { CacheConfig } from './config.ts'
 import type { SecretData } from './secret-data.ts'
 import { parsePath } from './secret-path.ts'
-import { untilAborted } from './until-aborted.ts'
 
 /** An older secret is given out for so long before the server that failed is asked for it again. */
 const ASK_AGAIN_MS = 5_000

@@ -2,9 +2,8 @@ import { readdir, readFile } from 'node:fs/promises'
 import { Agent as HttpAgent, type IncomingHttpHeaders, request as httpRequest, type RequestOptions } from 'node:http'
 import { Agent as HttpsAgent, type AgentOptions, request as httpsRequest } from 'node:https'
 import { join } from 'node:path'
-import { CapacityError, ConfigError, type Secret } from '@common-handlers/core'
+import { CapacityError, ConfigError, type Secret, untilAborted } from '@common-handlers/core'
 import type { VaultTlsConfig } from './config.ts'
-import { untilAborted } from './until-aborted.ts'
 
 /** One request as it goes over the wire. */
 export interface HttpRequest {

@@ -1,5 +1,4 @@
-import { retry } from '@common-handlers/core'
-import { untilAborted } from '../cache.ts'
+import { retry, untilAborted } from '@common-handlers/core'
 import { decode, isDecoderError } from '../content-encoding.ts'
 import { encodingBroken, encodingUnknown, endedEarly, fileChanged, readStalled } from './errors.ts'
 import { stat } from './find.ts'

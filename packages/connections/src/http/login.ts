@@ -1,5 +1,4 @@
-import { Secret, withDeadline } from '@common-handlers/core'
-import { untilAborted } from '../cache.ts'
+import { Secret, withDeadline, untilAborted } from '@common-handlers/core'
 import type { HttpConfig } from '../config.ts'
 import { basicLogin } from './basic-login.ts'
 import { answerUnusable, toStatusError } from './errors.ts'

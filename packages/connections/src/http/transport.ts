@@ -1,5 +1,5 @@
+import { untilAborted } from '@common-handlers/core'
 import { Agent, type Dispatcher, EnvHttpProxyAgent, ProxyAgent, request } from 'undici'
-import { untilAborted } from '../cache.ts'
 import type { HttpConfig } from '../config.ts'
 import { ACCEPTED_ENCODINGS, decode, isDecoderError } from '../content-encoding.ts'
 import { basicLogin } from './basic-login.ts'
@@ -56,6 +56,8 @@ export function createTransport(config: HttpConfig): Transport {
         ...(sent.body === undefined ? {} : { body: sent.body }),
       })
       // The driver does not end a request whose connection is being made: a server that is silent to a handshake would hold it.
+      // An answer that came when nobody waited for it any more must have somebody who hears of its end.
+      answer.then(({ body }) => body.on('error', () => undefined)).catch(() => undefined)
       const { statusCode, headers, body } = await untilAborted(answer, sent.signal)
       return {
         status: statusCode,

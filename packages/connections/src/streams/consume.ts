@@ -1,5 +1,13 @@
-import { HandlerError, type Logger, defaultRetryPolicy, retry, retryDelay, type RetryPolicy, sleep } from '@common-handlers/core'
-import { untilAborted } from '../cache.ts'
+import {
+  HandlerError,
+  type Logger,
+  defaultRetryPolicy,
+  retry,
+  retryDelay,
+  type RetryPolicy,
+  sleep,
+  untilAborted,
+} from '@common-handlers/core'
 import type { BatchLimits, Consumed, Sink, StreamItem } from './contract.ts'
 
 const DEFAULT_ROWS = 10_000

@@ -8,7 +8,6 @@ import {
   type Sink,
   type StreamItem,
   type Subscription,
-  untilAborted,
 } from '@common-handlers/connections/streams'
 import {
   type CallOptions,
@@ -22,6 +21,7 @@ import {
   runCheck,
   silentLogger,
   withDeadline,
+  untilAborted,
 } from '@common-handlers/core'
 import { type ChannelModel, type ConfirmChannel, connect, type ConsumeMessage, type GetMessage } from 'amqplib'
 import type { AmqpConfig } from './config.ts'

@@ -8,7 +8,6 @@ import {
   type Sink,
   type StreamItem,
   type Subscription,
-  untilAborted,
 } from '@common-handlers/connections/streams'
 import {
   type CallOptions,
@@ -23,6 +22,7 @@ import {
   runCheck,
   silentLogger,
   withDeadline,
+  untilAborted,
 } from '@common-handlers/core'
 import {
   type BaseOptions,

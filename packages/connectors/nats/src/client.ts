@@ -12,6 +12,7 @@ import {
   runCheck,
   silentLogger,
   withDeadline,
+  untilAborted,
 } from '@common-handlers/core'
 import { networkSteps } from '@common-handlers/connections/check'
 import {
@@ -23,7 +24,6 @@ import {
   type Sink,
   type StreamItem,
   type Subscription,
-  untilAborted,
 } from '@common-handlers/connections/streams'
 import {
   AckPolicy,
