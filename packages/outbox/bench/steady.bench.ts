@@ -17,6 +17,8 @@ await using server = await startPostgres({
 async function withOutbox(work: (pool: pg.Pool) => Promise<void>): Promise<void> {
   const database = await createDatabase(server, 'bench')
   const pool = new pg.Pool({ connectionString: database.url, max: 20 })
+  // The database is dropped while connections of the pool are still being closed.
+  pool.on('error', () => undefined)
   await migrate(pool)
   await work(pool)
   await pool.end()
