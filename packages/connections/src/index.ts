@@ -21,6 +21,7 @@ export type {
   Layered,
   QueryOf,
 } from './contract.ts'
+export { addressIn, handlerLife, loginIn, pathIn } from './definition.ts'
 export { closeAllConnections, createConnector, doctor, getConnection, testConnection } from './default-connections.ts'
 export { type Diagnosis, type DoctorOptions, type DoctorReport, type NamedConnections, readConnections } from './doctor.ts'
 export {

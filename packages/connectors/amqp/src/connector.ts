@@ -1,9 +1,13 @@
 import {
+  addressIn,
   type ConfigArgument,
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
+  pathIn,
   testConnection,
 } from '@common-handlers/connections'
 import { toIngestedItems } from '@common-handlers/connections/streams'
@@ -18,28 +22,13 @@ export const amqp: ConnectorDefinition<'amqp', AmqpConfigInput, AmqpConfig, Amqp
   packageName: '@common-handlers/amqp',
   configSchema: amqpConfigSchema,
   fromUrl: (url) => ({
-    host: url.hostname,
-    ...(url.port === '' ? {} : { port: Number(url.port) }),
+    ...addressIn(url),
     // `amqp://host/` names the virtual host with the empty name, which is none here (https://www.rabbitmq.com/docs/uri-spec).
-    ...(url.pathname.length < 2 ? {} : { vhost: decodeURIComponent(url.pathname.slice(1)) }),
+    ...pathIn(url, 'vhost'),
     ...(url.protocol === 'amqps:' ? { tls: true } : {}),
-    ...(url.username === '' ? {} : { username: decodeURIComponent(url.username) }),
-    ...(url.password === '' ? {} : { password: decodeURIComponent(url.password) }),
+    ...loginIn(url),
   }),
-  open: async (config, { signal, logger }) => {
-    const client = await createClient(config, logger)
-    try {
-      await client.connect({ signal })
-    } catch (error) {
-      await client.close()
-      throw error
-    }
-    return client
-  },
-  test: async (config, { signal, logger }) => {
-    await using client = await createClient({ ...config, attempts: 1 }, logger)
-    return await client.check({ signal })
-  },
+  ...handlerLife(createClient, (config) => ({ ...config, attempts: 1 })),
   fetch: (client, query, { signal }) => toIngestedItems(client.read(query, { signal })),
 }
 

@@ -3,7 +3,10 @@ import {
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
+  pathIn,
   testConnection,
 } from '@common-handlers/connections'
 import type { CheckResult } from '@common-handlers/core'
@@ -20,23 +23,10 @@ export const cassandra: ConnectorDefinition<'cassandra', CassandraConfigInput, C
     configSchema: cassandraConfigSchema,
     fromUrl: (url) => ({
       hosts: [url.host],
-      ...(url.pathname.length > 1 ? { keyspace: decodeURIComponent(url.pathname.slice(1)) } : {}),
-      ...(url.username === '' ? {} : { username: decodeURIComponent(url.username), password: decodeURIComponent(url.password) }),
+      ...pathIn(url, 'keyspace'),
+      ...loginIn(url),
     }),
-    open: async (config, { signal }) => {
-      const client = await createClient(config)
-      try {
-        await client.connect({ signal })
-      } catch (error) {
-        await client.close()
-        throw error
-      }
-      return client
-    },
-    test: async (config, { signal }) => {
-      await using client = await createClient(config)
-      return await client.check({ signal })
-    },
+    ...handlerLife(createClient),
     fetch: async function* (client, query, context) {
       const { fetchItems } = await import('./items.ts')
       yield* fetchItems(client, query, context)

@@ -4,6 +4,7 @@ import {
   type ConnectorContext,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type IngestedItem,
   ingestedItem,
   type Leased,
@@ -26,20 +27,7 @@ export const gsheets: ConnectorDefinition<'gsheets', GsheetsConfigInput, Gsheets
     usp: undefined,
     gid: undefined,
   }),
-  open: async (config, { signal }) => {
-    const client = await createClient(config)
-    try {
-      await client.connect({ signal })
-    } catch (error) {
-      await client.close()
-      throw error
-    }
-    return client
-  },
-  test: async (config, { signal }) => {
-    await using client = await createClient(config)
-    return await client.check({ signal })
-  },
+  ...handlerLife(createClient),
   fetch: fetchRows,
 }
 

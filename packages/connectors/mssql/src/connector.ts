@@ -1,13 +1,17 @@
 import {
+  addressIn,
   type ConfigArgument,
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
+  pathIn,
   testConnection,
 } from '@common-handlers/connections'
 import { sqlItems } from '@common-handlers/connections/sql'
-import type { CheckResult, ConfigTree } from '@common-handlers/core'
+import type { CheckResult } from '@common-handlers/core'
 import { type MssqlConfig, type MssqlConfigInput, mssqlConfigSchema } from './config.ts'
 import type { MssqlEngine } from './engine.ts'
 import { MSSQL } from './errors.ts'
@@ -19,21 +23,9 @@ export const mssql: ConnectorDefinition<'mssql', MssqlConfigInput, MssqlConfig, 
   prefix: MSSQL,
   packageName: '@common-handlers/mssql',
   configSchema: mssqlConfigSchema,
-  fromUrl: placeOf,
-  open: async (config, { signal }) => {
-    const engine = await createEngine(config)
-    try {
-      await engine.connect({ signal })
-    } catch (error) {
-      await engine.close()
-      throw error
-    }
-    return engine
-  },
-  test: async (config, { signal }) => {
-    await using engine = await createEngine(config)
-    return await engine.check({ signal })
-  },
+  // `mssql://user:password@host:port/database`
+  fromUrl: (url) => ({ ...addressIn(url), ...pathIn(url, 'database'), ...loginIn(url) }),
+  ...handlerLife(createEngine),
   fetch: (engine, query, { signal }) => sqlItems(mssqlSource(engine), query, signal),
 }
 
@@ -48,20 +40,6 @@ export function testMssqlConnection(
   options?: Parameters<typeof testConnection>[2],
 ): Promise<CheckResult> {
   return testConnection(mssql, config, options)
-}
-
-/** `mssql://user:password@host:port/database` */
-function placeOf(url: URL): ConfigTree {
-  const given = {
-    host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
-    database: decodeURIComponent(url.pathname.slice(1)),
-    username: decodeURIComponent(url.username),
-    password: decodeURIComponent(url.password),
-  }
-  return {
-    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== '')),
-    ...(url.port === '' ? {} : { port: Number(url.port) }),
-  }
 }
 
 /** tedious is loaded with the first engine. */

@@ -3,7 +3,9 @@ import {
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
   testConnection,
 } from '@common-handlers/connections'
 import { toIngestedItems } from '@common-handlers/connections/streams'
@@ -20,23 +22,9 @@ export const nats: ConnectorDefinition<'nats', NatsConfigInput, NatsConfig, Nats
   fromUrl: (url) => ({
     servers: [url.host],
     ...(url.protocol === 'tls:' ? { tls: true } : {}),
-    ...(url.username === '' ? {} : { username: decodeURIComponent(url.username) }),
-    ...(url.password === '' ? {} : { password: decodeURIComponent(url.password) }),
+    ...loginIn(url),
   }),
-  open: async (config, { signal, logger }) => {
-    const client = await createClient(config, logger)
-    try {
-      await client.connect({ signal })
-    } catch (error) {
-      await client.close()
-      throw error
-    }
-    return client
-  },
-  test: async (config, { signal, logger }) => {
-    await using client = await createClient({ ...config, attempts: 1 }, logger)
-    return await client.check({ signal })
-  },
+  ...handlerLife(createClient, (config) => ({ ...config, attempts: 1 })),
   fetch: (client, query, { signal }) => toIngestedItems(client.read(query, { signal })),
 }
 

@@ -1,9 +1,13 @@
 import {
+  addressIn,
   type ConfigArgument,
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
+  pathIn,
   testConnection,
 } from '@common-handlers/connections'
 import type { CheckResult } from '@common-handlers/core'
@@ -18,27 +22,13 @@ export const neo4j: ConnectorDefinition<'neo4j', Neo4jConfigInput, Neo4jConfig, 
   packageName: '@common-handlers/neo4j',
   configSchema: neo4jConfigSchema,
   fromUrl: (url) => ({
-    host: url.hostname,
-    ...(url.port === '' ? {} : { port: Number(url.port) }),
+    ...addressIn(url),
     ...(url.protocol.startsWith('neo4j') ? { routing: true } : {}),
     ...(/\+s(sc)?:$/.test(url.protocol) ? { tls: true } : {}),
-    ...(url.pathname.length > 1 ? { database: decodeURIComponent(url.pathname.slice(1)) } : {}),
-    ...(url.username === '' ? {} : { username: decodeURIComponent(url.username), password: decodeURIComponent(url.password) }),
+    ...pathIn(url, 'database'),
+    ...loginIn(url),
   }),
-  open: async (config, { signal }) => {
-    const client = await createClient(config)
-    try {
-      await client.connect({ signal })
-    } catch (error) {
-      await client.close()
-      throw error
-    }
-    return client
-  },
-  test: async (config, { signal }) => {
-    await using client = await createClient(config)
-    return await client.check({ signal })
-  },
+  ...handlerLife(createClient),
   fetch: async function* (client, query, context) {
     const { fetchItems } = await import('./items.ts')
     yield* fetchItems(client, query, context)

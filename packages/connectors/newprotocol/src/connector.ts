@@ -1,12 +1,15 @@
 import {
+  addressIn,
   type ConfigArgument,
   type ConnectionOptions,
   type ConnectorContext,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type IngestedItem,
   ingestedItem,
   type Leased,
+  loginIn,
   testConnection,
 } from '@common-handlers/connections'
 import type { CheckResult } from '@common-handlers/core'
@@ -29,25 +32,10 @@ export const newprotocol: NewprotocolDefinition = {
   packageName: '@common-handlers/newprotocol',
   configSchema: newprotocolConfigSchema,
   fromUrl: (url) => ({
-    host: url.hostname,
-    ...(url.port === '' ? {} : { port: Number(url.port) }),
-    ...(url.username === '' ? {} : { username: decodeURIComponent(url.username) }),
-    ...(url.password === '' ? {} : { password: decodeURIComponent(url.password) }),
+    ...addressIn(url),
+    ...loginIn(url),
   }),
-  open: async (config, { signal }) => {
-    const client = await createClient(config)
-    try {
-      await client.connect({ signal })
-    } catch (error) {
-      await client.close()
-      throw error
-    }
-    return client
-  },
-  test: async (config, { signal }) => {
-    await using client = await createClient(config)
-    return await client.check({ signal })
-  },
+  ...handlerLife(createClient),
   fetch: fetchRows,
 }
 

@@ -1,13 +1,17 @@
 import {
+  addressIn,
   type ConfigArgument,
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
+  pathIn,
   testConnection,
 } from '@common-handlers/connections'
 import { sqlItems } from '@common-handlers/connections/sql'
-import type { CheckResult, ConfigTree } from '@common-handlers/core'
+import type { CheckResult } from '@common-handlers/core'
 import { type OracleConfig, type OracleConfigInput, oracleConfigSchema } from './config.ts'
 import type { OracleEngine } from './engine.ts'
 import { ORACLE } from './errors.ts'
@@ -19,21 +23,9 @@ export const oracle: ConnectorDefinition<'oracle', OracleConfigInput, OracleConf
   prefix: ORACLE,
   packageName: '@common-handlers/oracle',
   configSchema: oracleConfigSchema,
-  fromUrl: placeOf,
-  open: async (config, { signal }) => {
-    const engine = await createEngine(config)
-    try {
-      await engine.connect({ signal })
-    } catch (error) {
-      await engine.close()
-      throw error
-    }
-    return engine
-  },
-  test: async (config, { signal }) => {
-    await using engine = await createEngine(config)
-    return await engine.check({ signal })
-  },
+  // `oracle://user:password@host:port/service`
+  fromUrl: (url) => ({ ...addressIn(url), ...pathIn(url, 'serviceName'), ...loginIn(url) }),
+  ...handlerLife(createEngine),
   fetch: (engine, query, { signal }) => sqlItems(oracleSource(engine), query, signal),
 }
 
@@ -51,20 +43,6 @@ export function testOracleConnection(
   options?: Parameters<typeof testConnection>[2],
 ): Promise<CheckResult> {
   return testConnection(oracle, config, options)
-}
-
-/** `oracle://user:password@host:port/service` */
-function placeOf(url: URL): ConfigTree {
-  const given = {
-    host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
-    serviceName: decodeURIComponent(url.pathname.slice(1)),
-    username: decodeURIComponent(url.username),
-    password: decodeURIComponent(url.password),
-  }
-  return {
-    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== '')),
-    ...(url.port === '' ? {} : { port: Number(url.port) }),
-  }
 }
 
 /** oracledb is loaded with the first engine. */

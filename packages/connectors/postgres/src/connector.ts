@@ -1,13 +1,17 @@
 import {
+  addressIn,
   type ConfigArgument,
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
+  pathIn,
   testConnection,
 } from '@common-handlers/connections'
 import { sqlItems } from '@common-handlers/connections/sql'
-import type { CheckResult, ConfigTree } from '@common-handlers/core'
+import type { CheckResult } from '@common-handlers/core'
 import { type PostgresConfig, type PostgresConfigInput, postgresConfigSchema } from './config.ts'
 import type { PostgresEngine } from './engine.ts'
 import { type PostgresQuery, postgresSource } from './source.ts'
@@ -18,21 +22,9 @@ export const postgres: ConnectorDefinition<'postgres', PostgresConfigInput, Post
   prefix: 'PG',
   packageName: '@common-handlers/postgres',
   configSchema: postgresConfigSchema,
-  fromUrl: placeOf,
-  open: async (config, { signal }) => {
-    const engine = await createEngine(config)
-    try {
-      await engine.connect({ signal })
-    } catch (error) {
-      await engine.close()
-      throw error
-    }
-    return engine
-  },
-  test: async (config, { signal }) => {
-    await using engine = await createEngine(config)
-    return await engine.check({ signal })
-  },
+  // `postgres://user:password@host:port/database`
+  fromUrl: (url) => ({ ...addressIn(url), ...pathIn(url, 'database'), ...loginIn(url) }),
+  ...handlerLife(createEngine),
   fetch: (engine, query, { signal }) => sqlItems(postgresSource(engine), query, signal),
 }
 
@@ -50,20 +42,6 @@ export function testPostgresConnection(
   options?: Parameters<typeof testConnection>[2],
 ): Promise<CheckResult> {
   return testConnection(postgres, config, options)
-}
-
-/** `postgres://user:password@host:port/database` */
-function placeOf(url: URL): ConfigTree {
-  const given = {
-    host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
-    database: decodeURIComponent(url.pathname.slice(1)),
-    username: decodeURIComponent(url.username),
-    password: decodeURIComponent(url.password),
-  }
-  return {
-    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== '')),
-    ...(url.port === '' ? {} : { port: Number(url.port) }),
-  }
 }
 
 /** pg is loaded with the first engine. */

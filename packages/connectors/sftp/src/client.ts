@@ -8,7 +8,7 @@ import {
   type CloseOptions,
   HandlerError,
   Lifecycle,
-  onAbort,
+  untilAborted,
   type RetryPolicy,
   runCheck,
   withDeadline,
@@ -173,13 +173,7 @@ export class SftpClient implements RemoteFiles, Closable {
     opening.catch(() => {
       if (this.#session === opening) this.#session = undefined
     })
-    const aborted = Promise.withResolvers<never>()
-    const forget = onAbort(signal, () => aborted.reject(signal.reason as Error))
-    try {
-      return await Promise.race([opening, aborted.promise])
-    } finally {
-      forget()
-    }
+    return await untilAborted(opening, signal)
   }
 
   async #open(): Promise<Session> {

@@ -1,9 +1,12 @@
 import {
+  addressIn,
   type ConfigArgument,
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
   testConnection,
 } from '@common-handlers/connections'
 import { fetchFiles, type FilesQuery } from '@common-handlers/connections/files'
@@ -21,26 +24,11 @@ export const sftp: ConnectorDefinition<'sftp', SftpConfigInput, SftpConfig, Sftp
   fromUrl: (url) => {
     if (!['', '/'].includes(url.pathname)) throw urlInvalid()
     return {
-      host: url.hostname.replace(/^\[|\]$/g, ''),
-      ...(url.port === '' ? {} : { port: Number(url.port) }),
-      ...(url.username === '' ? {} : { username: decodeURIComponent(url.username) }),
-      ...(url.password === '' ? {} : { password: decodeURIComponent(url.password) }),
+      ...addressIn(url),
+      ...loginIn(url),
     }
   },
-  open: async (config, { signal }) => {
-    const client = await createClient(config)
-    try {
-      await client.connect({ signal })
-    } catch (error) {
-      await client.close()
-      throw error
-    }
-    return client
-  },
-  test: async (config, { signal }) => {
-    await using client = await createClient(config)
-    return await client.check({ signal })
-  },
+  ...handlerLife(createClient),
   fetch: (client, query, context) => fetchFiles('sftp', client, query, context),
 }
 

@@ -12,7 +12,7 @@ import { fetchFiles, type RemoteFiles } from '@common-handlers/connections/files
 import { REDACTED, silentLogger } from '@common-handlers/core'
 import { getSftpClient, sftp, type SftpConfigInput, testSftpConnection } from '@common-handlers/sftp'
 import { describeWith, startFaultProxy, startRclone, startSftp } from '@common-handlers/testkit'
-import { afterAll, afterEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest'
 
 const run = promisify(execFile)
 const MIB = 1024 * 1024
@@ -127,7 +127,8 @@ describeWith([], 'sftp', async () => {
       try {
         const key = join(scratch, 'key')
         await writeFile(key, server.privateKey, { mode: 0o600 })
-        await expect.poll(() => run('ssh-add', [key], { env: { ...process.env, SSH_AUTH_SOCK: agent } })).toBeDefined()
+        // Until the agent listens.
+        await vi.waitFor(() => run('ssh-add', [key], { env: { ...process.env, SSH_AUTH_SOCK: agent } }), { timeout: 10_000 })
         await (await getSftpClient({ ...keyless, agent })).stat('.')
       } finally {
         started.child.kill()

@@ -5,6 +5,7 @@ import {
   type ConnectorDefinition,
   exactJson,
   getConnection,
+  handlerLife,
   type IngestedItem,
   ingestedItem,
   type Leased,
@@ -36,20 +37,7 @@ export const soap: ConnectorDefinition<'soap', SoapConfigInput, SoapConfig, Soap
   prefix: SOAP,
   packageName: '@common-handlers/soap',
   configSchema: soapConfigSchema,
-  open: async (config, { signal }) => {
-    const client = await createClient(config)
-    try {
-      await client.connect({ signal })
-    } catch (error) {
-      await client.close()
-      throw error
-    }
-    return client
-  },
-  test: async (config, { signal }) => {
-    await using client = await createClient(config)
-    return await client.check({ signal })
-  },
+  ...handlerLife(createClient),
   fetch: fetchItems,
 }
 

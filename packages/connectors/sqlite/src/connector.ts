@@ -3,6 +3,7 @@ import {
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
   testConnection,
 } from '@common-handlers/connections'
@@ -20,20 +21,7 @@ export const sqlite: ConnectorDefinition<'sqlite', SqliteConfigInput, SqliteConf
   packageName: '@common-handlers/sqlite',
   configSchema: sqliteConfigSchema,
   fromUrl: (url) => ({ databasePath: decodeURIComponent(url.pathname) }),
-  open: async (config, { signal }) => {
-    const engine = await createEngine(config)
-    try {
-      await engine.connect({ signal })
-    } catch (error) {
-      await engine.close()
-      throw error
-    }
-    return engine
-  },
-  test: async (config, { signal }) => {
-    await using engine = await createEngine(config)
-    return await engine.check({ signal })
-  },
+  ...handlerLife(createEngine),
   fetch: (engine, query, { signal }) => sqlItems(sqliteSource(engine), query, signal),
 }
 

@@ -3,7 +3,9 @@ import {
   type ConnectionOptions,
   type ConnectorDefinition,
   getConnection,
+  handlerLife,
   type Leased,
+  loginIn,
   testConnection,
 } from '@common-handlers/connections'
 import { fetchFiles, type FilesQuery } from '@common-handlers/connections/files'
@@ -25,23 +27,10 @@ export const webdav: ConnectorDefinition<'webdav', WebdavConfigInput, WebdavConf
     base.password = ''
     return {
       baseUrl: base.href,
-      ...(url.username === '' ? {} : { username: decodeURIComponent(url.username), password: decodeURIComponent(url.password) }),
+      ...loginIn(url),
     }
   },
-  open: async (config, { signal }) => {
-    const client = await createClient(config)
-    try {
-      await client.connect({ signal })
-    } catch (error) {
-      await client.close()
-      throw error
-    }
-    return client
-  },
-  test: async (config, { signal }) => {
-    await using client = await createClient(config)
-    return await client.check({ signal })
-  },
+  ...handlerLife(createClient),
   fetch: (client, query, context) => fetchFiles('webdav', client, query, context),
 }
 
