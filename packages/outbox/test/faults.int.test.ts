@@ -435,9 +435,12 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
   describe('at the start and the end', () => {
     const proxies: { stop(): Promise<void> }[] = []
     const pools: pg.Pool[] = []
+    const workers: OutboxWorker[] = []
     afterEach(async () => {
-      for (const pool of pools.splice(0)) await pool.end()
+      // A test that failed left its worker at work, which holds on to its connections.
       for (const proxy of proxies.splice(0)) await proxy.stop()
+      await Promise.all(workers.splice(0).map((worker) => worker.stop({ graceMs: 0 })))
+      for (const pool of pools.splice(0)) await pool.end()
     })
 
     it('stops while it starts, and leaves nothing behind', async () => {
@@ -459,6 +462,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       let begun = 0
       const handler = async (_: unknown, { signal }: { signal: AbortSignal }): Promise<void> => ((begun += 1), aborted(signal))
       const worker = new OutboxWorker({ pool, handlers: { a: { effect, handler } } })
+      workers.push(worker)
       await worker.start()
       await own.put('a', [1, 2, 3])
       await until(() => begun > 0)
@@ -490,6 +494,7 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
         const handlers: Handlers =
           effect === 'log' ? { a: { effect, consumer: 'c', handler } } : { a: { effect, handler, queryTimeoutMs: 500 } }
         const worker = new OutboxWorker({ pool, handlers, queryTimeoutMs: 500, pollInterval: 100 })
+        workers.push(worker)
         await worker.start()
         const holder = (): Promise<number | undefined> =>
           own.one(`SELECT pid FROM pg_locks JOIN pg_database d ON d.oid = database
