@@ -2,26 +2,14 @@ import { createHash, randomBytes } from 'node:crypto'
 import { mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { createConnections } from '@common-handlers/connections'
 import { LocalFolderStore, type ObjectBody, type PutOptions, type WrittenObject } from '@common-handlers/storage'
-import { describeWith, startFaultProxy, startRclone, startWebdav } from '@common-handlers/testkit'
+import { describeWith, startFaultProxy, startRclone, startWebdav, liveMemory } from '@common-handlers/testkit'
 import { afterAll, expect, it } from 'vitest'
 
 const MIB = 1024 * 1024
-setFlagsFromString('--expose-gc')
-const collect = runInNewContext('gc') as () => void
-
-/** What is held outside of the heap when everything that can be is let go of; buffers are freed behind the collection. */
-async function heldBytes(): Promise<number> {
-  for (let round = 0; round < 3; round++) {
-    collect()
-    await setTimeout(20)
-  }
-  return process.memoryUsage().arrayBuffers
-}
+/** Outside of the heap. */
+const heldBytes = async (): Promise<number> => (await liveMemory()).arrayBuffers
 
 describeWith([], 'a download of 100 MB', async () => {
   const scratch = await mkdtemp(join(tmpdir(), 'download-'))

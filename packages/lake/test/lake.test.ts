@@ -1,6 +1,7 @@
+import { readmeExample } from '@common-handlers/testkit'
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -313,7 +314,7 @@ it('is the sink that connectors take, and the example of README.md runs', async 
     { ...ingestedItem({ source: 's', data: {}, lineage: { protocol: 'p', query: 'q', position: 0 } }), key: '1', received: null },
   ])
   expect((await lake.recover()).batches).toBe(1)
-  const [, text = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(import.meta.dirname, '../README.md'), 'utf8')) ?? []
+  const text = await readmeExample(join(import.meta.dirname, '..'))
   const place = join(root, 'readme')
   const { stdout, stderr } = spawnSync(
     process.execPath,

@@ -8,6 +8,8 @@ export type { ServersOf } from './vitest/describe-with.ts'
 export { ServerStartError, ServerUnavailable } from './errors.ts'
 export { committedNumbers, memorySink } from './streams.ts'
 export type { MemorySink } from './streams.ts'
+export { liveMemory } from './live-memory.ts'
+export { readmeExample } from './readme.ts'
 export { startFaultProxy } from './fault-proxy.ts'
 export type { Direction, FaultProxy } from './fault-proxy.ts'
 export type {

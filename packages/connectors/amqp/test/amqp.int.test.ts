@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,7 +9,14 @@ import { closeAllConnections, createConnections } from '@common-handlers/connect
 import type { Sink, StreamItem } from '@common-handlers/connections/streams'
 import { Lake } from '@common-handlers/lake'
 import { LocalFolderStore, MemoryStore } from '@common-handlers/storage'
-import { committedNumbers, describeWith, memorySink, startFaultProxy, startRabbitMq } from '@common-handlers/testkit'
+import {
+  committedNumbers,
+  describeWith,
+  memorySink,
+  startFaultProxy,
+  startRabbitMq,
+  readmeExample,
+} from '@common-handlers/testkit'
 import { connect } from 'amqplib'
 import { afterAll, afterEach, expect, it } from 'vitest'
 import { publishTo } from './publish.ts'
@@ -251,7 +258,7 @@ describeWith([], 'RabbitMQ', async () => {
   it('the example of README.md', async () => {
     await publishTo(server.url, 'orders', 20)
     const place = join(folder, 'readme')
-    const [, text = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(import.meta.dirname, '../README.md'), 'utf8')) ?? []
+    const text = await readmeExample(join(import.meta.dirname, '..'))
     const code = text
       .replace("'localhost', username: 'etl'", "'127.0.0.1', username: 'test'")
       .replace('/data/lake', place)

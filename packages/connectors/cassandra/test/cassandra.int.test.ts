@@ -1,5 +1,4 @@
 import { execFile } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import {
@@ -10,7 +9,7 @@ import {
   testCassandraConnection,
 } from '@common-handlers/cassandra'
 import { closeAllConnections, createConnections, ingestionResultSchema } from '@common-handlers/connections'
-import { connectorConformance, describeWith, startCassandra, startFaultProxy } from '@common-handlers/testkit'
+import { connectorConformance, describeWith, startCassandra, startFaultProxy, readmeExample } from '@common-handlers/testkit'
 import { afterAll, afterEach, expect, it } from 'vitest'
 
 const root = join(import.meta.dirname, '..')
@@ -308,7 +307,7 @@ describeWith([], 'cassandra', async () => {
   })
 
   it('the example of README.md', async () => {
-    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const code = await readmeExample(root)
     const variables = {
       CASSANDRA_HOSTS: `127.0.0.1:${port}`,
       CASSANDRA_KEYSPACE: 'shop',

@@ -3,10 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { lutimes, mkdir, mkdtemp, open, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { closeAllConnections, createConnections, type IngestedItem } from '@common-handlers/connections'
 import { fetchFiles, type FilesQuery, type LeftFile, type RemoteFiles } from '@common-handlers/connections/files'
 import { REDACTED, silentLogger } from '@common-handlers/core'
@@ -19,22 +16,15 @@ import {
   startProftpd,
   startRclone,
   startVsftpd,
+  readmeExample,
+  liveMemory,
 } from '@common-handlers/testkit'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 
 const run = promisify(execFile)
 const MIB = 1024 * 1024
-setFlagsFromString('--expose-gc')
-const collect = runInNewContext('gc') as () => void
-
-/** What is held outside of the heap when everything that can be is let go of; buffers are freed behind the collection. */
-async function heldBytes(): Promise<number> {
-  for (let round = 0; round < 3; round++) {
-    collect()
-    await setTimeout(20)
-  }
-  return process.memoryUsage().arrayBuffers
-}
+/** Outside of the heap. */
+const heldBytes = async (): Promise<number> => (await liveMemory()).arrayBuffers
 
 describeWith([], 'ftp', async () => {
   const scratch = await mkdtemp(join(tmpdir(), 'ftp-'))
@@ -271,7 +261,7 @@ describeWith([], 'ftp', async () => {
     await mkdir(join(proftpd.folder, 'out'))
     await writeFile(join(proftpd.folder, 'out', 'a.csv'), 'a,b')
     const root = join(import.meta.dirname, '..')
-    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const code = await readmeExample(root)
     const target = join(scratch, 'readme')
     const args = ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e']
     const env = {

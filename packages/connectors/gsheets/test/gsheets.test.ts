@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { createConnections } from '@common-handlers/connections'
 import { getGsheetsClient, gsheets, type GsheetsQuery, type GsheetsRow, testGsheetsConnection } from '@common-handlers/gsheets'
-import { startFaultProxy } from '@common-handlers/testkit'
+import { startFaultProxy, readmeExample } from '@common-handlers/testkit'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { type SheetsServer, startSheetsServer } from './sheets-server.ts'
 
@@ -225,7 +225,7 @@ it('has example files that its schema takes', async () => {
 })
 
 it('the example of README.md', async () => {
-  const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+  const code = await readmeExample(root)
   const { stdout } = await run(
     process.execPath,
     ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e', code],

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,7 +9,7 @@ import type { Sink, StreamItem } from '@common-handlers/connections/streams'
 import { getKafkaClient, testKafkaConnection } from '@common-handlers/kafka'
 import { Lake } from '@common-handlers/lake'
 import { LocalFolderStore, MemoryStore } from '@common-handlers/storage'
-import { committedNumbers, describeWith, memorySink, startKafka } from '@common-handlers/testkit'
+import { committedNumbers, describeWith, memorySink, startKafka, readmeExample } from '@common-handlers/testkit'
 import { Admin, Producer } from '@platformatic/kafka'
 import { afterAll, afterEach, expect, it } from 'vitest'
 import { createTopic, publishTo, send } from './publish.ts'
@@ -275,7 +275,7 @@ describeWith([], 'Kafka', async () => {
     await createTopic(broker, 'orders', 1)
     await publishTo(broker, 'orders', 20, 1)
     const place = join(folder, 'readme')
-    const [, text = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(import.meta.dirname, '../README.md'), 'utf8')) ?? []
+    const text = await readmeExample(join(import.meta.dirname, '..'))
     const code = text.replace('localhost:9092', broker).replace('/data/lake', place).replace('ms: 30_000', 'ms: 100')
     const child = spawn(
       process.execPath,

@@ -1,5 +1,4 @@
 import { execFile } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { closeAllConnections, createConnections, exactJson } from '@common-handlers/connections'
@@ -10,7 +9,7 @@ import {
   type MongodbQuery,
   testMongodbConnection,
 } from '@common-handlers/mongodb'
-import { describeWith, startFaultProxy, startMongoJavaServer } from '@common-handlers/testkit'
+import { describeWith, startFaultProxy, startMongoJavaServer, readmeExample } from '@common-handlers/testkit'
 import { afterAll, afterEach, expect, it } from 'vitest'
 
 const root = join(import.meta.dirname, '..')
@@ -264,7 +263,7 @@ describeWith([], 'mongodb', async () => {
   })
 
   it('the example of README.md', async () => {
-    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const code = await readmeExample(root)
     const { stdout } = await promisify(execFile)(
       process.execPath,
       ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e', code],

@@ -1,5 +1,5 @@
+import { readmeExample } from '@common-handlers/testkit'
 import { execFile } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { createConnections } from '@common-handlers/connections'
@@ -215,7 +215,7 @@ describe('an engine on the stub', () => {
 
 it('the example of README.md', async () => {
   const root = join(import.meta.dirname, '..')
-  const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+  const code = await readmeExample(root)
   const catalog = () =>
     result(
       columnOf.nvarchar('name', 'id', 'changed_at'),

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,7 +9,7 @@ import type { Sink, StreamItem } from '@common-handlers/connections/streams'
 import { Lake } from '@common-handlers/lake'
 import { getNatsClient, nats, testNatsConnection } from '@common-handlers/nats'
 import { LocalFolderStore } from '@common-handlers/storage'
-import { committedNumbers, describeWith, memorySink, startFaultProxy, startNats } from '@common-handlers/testkit'
+import { committedNumbers, describeWith, memorySink, startFaultProxy, startNats, readmeExample } from '@common-handlers/testkit'
 import { jetstream, jetstreamManager } from '@nats-io/jetstream'
 import { headers } from '@nats-io/transport-node'
 import { afterAll, afterEach, expect, it } from 'vitest'
@@ -268,7 +268,7 @@ describeWith([], 'NATS', async () => {
   it('the example of README.md', async () => {
     await publishTo(reach, 'ORDERS', 20)
     const place = join(folder, 'readme')
-    const [, text = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(import.meta.dirname, '../README.md'), 'utf8')) ?? []
+    const text = await readmeExample(join(import.meta.dirname, '..'))
     const code = text
       .replace('localhost:4222', `127.0.0.1:${server.port}`)
       .replace('/data/lake', place)

@@ -1,5 +1,4 @@
 import { execFile } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { closeAllConnections, createConnections, ingestionResultSchema } from '@common-handlers/connections'
@@ -11,7 +10,14 @@ import {
   type Neo4jRelationship,
   testNeo4jConnection,
 } from '@common-handlers/neo4j'
-import { connectorConformance, describeWith, runOnNeo4j, startFaultProxy, startNeo4j } from '@common-handlers/testkit'
+import {
+  connectorConformance,
+  describeWith,
+  runOnNeo4j,
+  startFaultProxy,
+  startNeo4j,
+  readmeExample,
+} from '@common-handlers/testkit'
 import { afterAll, afterEach, expect, it } from 'vitest'
 
 const root = join(import.meta.dirname, '..')
@@ -279,7 +285,7 @@ describeWith([], 'neo4j', async () => {
   })
 
   it('the example of README.md', async () => {
-    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const code = await readmeExample(root)
     const { stdout } = await promisify(execFile)(
       process.execPath,
       ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e', code],

@@ -1,12 +1,12 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { createConnections } from '@common-handlers/connections'
 import { getNewprotocolClient, newprotocol, testNewprotocolConnection } from '@common-handlers/newprotocol'
-import { startFaultProxy } from '@common-handlers/testkit'
+import { startFaultProxy, readmeExample } from '@common-handlers/testkit'
 import { afterAll, describe, expect, it } from 'vitest'
 import { startNewprotocolServer } from './newprotocol-server.ts'
 
@@ -117,7 +117,7 @@ it('has example files that its schema takes', async () => {
 })
 
 it('the example of README.md', async () => {
-  const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+  const code = await readmeExample(root)
   const { stdout } = await promisify(execFile)(
     process.execPath,
     ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e', code],

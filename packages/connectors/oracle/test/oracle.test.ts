@@ -1,13 +1,13 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { inspect, promisify } from 'node:util'
 import { createConnections } from '@common-handlers/connections'
 import { sqlItems } from '@common-handlers/connections/sql'
 import { getOracleEngine, oracle, testOracleConnection } from '@common-handlers/oracle'
-import { freePorts } from '@common-handlers/testkit'
+import { freePorts, readmeExample } from '@common-handlers/testkit'
 import { describe, expect, it } from 'vitest'
 import { dialect, tableOf } from '../src/source.ts'
 import { fetchOf, toBound } from '../src/values.ts'
@@ -198,7 +198,7 @@ it('loads oracledb with the first engine, and nothing of Oracle’s client', asy
 })
 
 it('the example of README.md, which nobody answers here', async () => {
-  const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+  const code = await readmeExample(root)
   const [port = 0] = await freePorts(1)
   const env = {
     ORACLE_HOST: '127.0.0.1',

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { chmod, chown, mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises'
+import { chmod, chown, mkdtemp, readdir, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { inspect, promisify } from 'node:util'
@@ -13,6 +13,7 @@ import {
   serverCertificate,
   startFaultProxy,
   startPostgres,
+  readmeExample,
 } from '@common-handlers/testkit'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 
@@ -207,7 +208,7 @@ describeWith(['postgres'], 'an engine', ({ postgres: server }) => {
   })
 
   it('the example of README.md', async () => {
-    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const code = await readmeExample(root)
     await runOnPostgres(database, 'CREATE TABLE orders_in_dw (id bigint PRIMARY KEY, total numeric, changed_at timestamptz)')
     const place = { HOST: host, PORT: String(port), DATABASE: database.database, USERNAME: username, PASSWORD: password }
     const variables = Object.entries(place).flatMap(([name, value]) => [

@@ -1,20 +1,11 @@
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { dwDestination, getPostgresEngine, type PostgresInput, type PostgresRow } from '@common-handlers/postgres'
-import { createDatabase, describeWith, runOnPostgres, startFaultProxy } from '@common-handlers/testkit'
+import { createDatabase, describeWith, runOnPostgres, startFaultProxy, liveMemory } from '@common-handlers/testkit'
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest'
 
 const alone = { reuse: false }
 
-setFlagsFromString('--expose-gc')
-const collect = runInNewContext('gc') as () => void
-
-/** What is in use, and not what waits to be collected; what lies outside the heap is let go of a turn later. */
 async function liveBytes(): Promise<number> {
-  collect()
-  await new Promise(setImmediate)
-  collect()
-  const { heapUsed, external } = process.memoryUsage()
+  const { heapUsed, external } = await liveMemory()
   return heapUsed + external
 }
 

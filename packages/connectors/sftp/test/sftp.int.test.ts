@@ -5,28 +5,17 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { closeAllConnections, createConnections } from '@common-handlers/connections'
 import { fetchFiles, type RemoteFiles } from '@common-handlers/connections/files'
 import { REDACTED, silentLogger } from '@common-handlers/core'
 import { getSftpClient, sftp, type SftpConfigInput, testSftpConnection } from '@common-handlers/sftp'
-import { describeWith, startFaultProxy, startRclone, startSftp } from '@common-handlers/testkit'
+import { describeWith, startFaultProxy, startRclone, startSftp, readmeExample, liveMemory } from '@common-handlers/testkit'
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest'
 
 const run = promisify(execFile)
 const MIB = 1024 * 1024
-setFlagsFromString('--expose-gc')
-const collect = runInNewContext('gc') as () => void
-
-/** What is held outside of the heap when everything that can be is let go of; buffers are freed behind the collection. */
-async function heldBytes(): Promise<number> {
-  for (let round = 0; round < 3; round++) {
-    collect()
-    await setTimeout(20)
-  }
-  return process.memoryUsage().arrayBuffers
-}
+/** Outside of the heap. */
+const heldBytes = async (): Promise<number> => (await liveMemory()).arrayBuffers
 
 describeWith([], 'sftp', async () => {
   const scratch = await mkdtemp(join(tmpdir(), 'sftp-'))
@@ -325,7 +314,7 @@ describeWith([], 'sftp', async () => {
 
   it('the example of README.md', async () => {
     const root = join(import.meta.dirname, '..')
-    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const code = await readmeExample(root)
     const target = join(scratch, 'readme')
     const args = ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e']
     const env = {

@@ -1,3 +1,4 @@
+import { readmeExample } from '@common-handlers/testkit'
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
@@ -204,7 +205,7 @@ it('loads its driver with the first client', async () => {
 it('the example of README.md', async () => {
   await using service = await startSmallService(['xs:long'])
   service.answer = { status: 200, value: '<t:EchoResponse xmlns:t="urn:small"><long>9007199254740993</long></t:EchoResponse>' }
-  const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+  const code = await readmeExample(root)
   const { stdout } = await run(
     process.execPath,
     ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e', code],

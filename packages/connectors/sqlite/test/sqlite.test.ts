@@ -1,5 +1,6 @@
+import { readmeExample } from '@common-handlers/testkit'
 import { execFile } from 'node:child_process'
-import { access, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { access, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -275,7 +276,7 @@ it('has example files that its schema takes', async () => {
 })
 
 it('the example of README.md', async () => {
-  const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+  const code = await readmeExample(root)
   const { stdout } = await promisify(execFile)(
     process.execPath,
     ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e', code],

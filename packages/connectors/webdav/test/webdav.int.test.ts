@@ -5,14 +5,11 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { closeAllConnections, createConnections, type IngestedItem } from '@common-handlers/connections'
 import { fetchFiles, type FilesQuery, type RemoteFiles } from '@common-handlers/connections/files'
 import { silentLogger } from '@common-handlers/core'
-import { describeWith, startFaultProxy, startRclone, startWebdav } from '@common-handlers/testkit'
+import { describeWith, startFaultProxy, startRclone, startWebdav, readmeExample, liveMemory } from '@common-handlers/testkit'
 import {
   getWebdavClient,
   testWebdavConnection,
@@ -25,17 +22,8 @@ import { WebdavClient } from '../src/client.ts'
 
 const run = promisify(execFile)
 const MIB = 1024 * 1024
-setFlagsFromString('--expose-gc')
-const collect = runInNewContext('gc') as () => void
-
-/** What is held outside of the heap when everything that can be is let go of; buffers are freed behind the collection. */
-async function heldBytes(): Promise<number> {
-  for (let round = 0; round < 3; round++) {
-    collect()
-    await setTimeout(20)
-  }
-  return process.memoryUsage().arrayBuffers
-}
+/** Outside of the heap. */
+const heldBytes = async (): Promise<number> => (await liveMemory()).arrayBuffers
 
 describeWith([], 'webdav', async () => {
   const scratch = await mkdtemp(join(tmpdir(), 'webdav-'))
@@ -238,7 +226,7 @@ describeWith([], 'webdav', async () => {
     await mkdir(join(nginx.folder, 'out'))
     await writeFile(join(nginx.folder, 'out', 'a.csv'), 'a,b')
     const root = join(import.meta.dirname, '..')
-    const [, code = ''] = /```ts\n([\s\S]*?)```/.exec(await readFile(join(root, 'README.md'), 'utf8')) ?? []
+    const code = await readmeExample(root)
     const target = join(scratch, 'readme')
     const args = ['--conditions=@common-handlers/source', '--input-type=module-typescript', '-e']
     const env = {

@@ -1,20 +1,11 @@
-import { setImmediate } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { liveMemory } from '../live-memory.ts'
 import type { ConnectionsLike } from './connector.ts'
 
 type Row = Readonly<Record<string, unknown>>
 
-setFlagsFromString('--expose-gc')
-const collect = runInNewContext('gc') as () => void
-
-/** What is in use, and not what waits to be collected; what lies outside the heap is let go of a turn later. */
 async function liveBytes(): Promise<number> {
-  collect()
-  await setImmediate()
-  collect()
-  const { heapUsed, external } = process.memoryUsage()
+  const { heapUsed, external } = await liveMemory()
   return heapUsed + external
 }
 
