@@ -25,6 +25,7 @@ connectorConformance('http', {
   connections,
   schema: ingestionResultSchema,
   config: at((server.address() as AddressInfo).port),
+  another: { ...at((server.address() as AddressInfo).port), attempts: 3 },
   query: { path: '/list', key: 'id', pages: { by: 'page' } },
   count: 10_000,
   at,

@@ -49,6 +49,7 @@ describeWith([], 'ftp', async () => {
   connectorConformance('ftp with TLS on ProFTPD', {
     ...suite,
     config: explicit,
+    another: { ...explicit, timeoutMs: 20_000 },
     at: (port) => ({ ...explicit, port }),
     refused: { ...explicit, password: 'a wrong password' },
     secret: proftpd.password,

@@ -23,6 +23,7 @@ connectorConformance('gsheets', {
   connections,
   schema: ingestionResultSchema,
   config,
+  another: { ...config, timeoutMs: 20_000 },
   query,
   count: COUNT,
   after: (watermark) => ({ ...query, watermark }),

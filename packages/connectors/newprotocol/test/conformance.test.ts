@@ -20,6 +20,7 @@ connectorConformance('newprotocol', {
   connections,
   schema: ingestionResultSchema,
   config,
+  another: { ...config, answerTimeoutMs: 20_000 },
   query,
   count: 10_000,
   after: (watermark) => ({ ...query, watermark }),

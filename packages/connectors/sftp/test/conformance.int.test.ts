@@ -38,6 +38,7 @@ describeWith([], 'sftp', async () => {
   connectorConformance('sftp by key on OpenSSH', {
     ...suite,
     config: byKey,
+    another: { ...byKey, timeoutMs: 20_000 },
     query: { pattern: '*.csv' },
     after: (watermark) => ({ pattern: '*.csv', watermark }),
     at: (port) => ({ ...byKey, port }),

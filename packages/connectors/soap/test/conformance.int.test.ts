@@ -21,6 +21,7 @@ describeWith([], 'soap', async () => {
     connections,
     schema: ingestionResultSchema,
     config,
+    another: { ...config, timeoutMs: 20_000 },
     query,
     count: COUNT,
     // The service counts from the id that it is given.

@@ -36,6 +36,7 @@ describeWith([], 'webdav', async () => {
   connectorConformance('webdav by HTTPS on nginx', {
     ...suite,
     config: secure,
+    another: { ...secure, timeoutMs: 20_000 },
     at: (port) => ({ ...secure, baseUrl: `https://127.0.0.1:${port}/`, attempts: 1 }),
     refused: { ...secure, password: 'a wrong password' },
     secret: nginx.password,
