@@ -1,5 +1,5 @@
 import type { Wire, WireField } from './driver.ts'
-import { Exchange, readCommandTag, type RowMessage, together, unexpectedCopy } from './exchange.ts'
+import { Exchange, readCommandTag, together, unexpectedCopy } from './exchange.ts'
 import { type RawResult, type RowFormat, type RowReader, rowReader } from './rows.ts'
 
 /** A statement with its values as they are sent. */
@@ -58,14 +58,21 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
 
   override handleRowDescription({ fields }: { readonly fields: readonly WireField[] }): void {
     this.#fields = fields
-    this.#attempt(() => {
+    // What is thrown here must not pass through pg's parser.
+    try {
       this.#read = rowReader(fields, this.#format)
-    })
+    } catch (error) {
+      this.#unreadable = error
+    }
   }
 
-  override handleDataRow({ fields }: RowMessage): void {
+  override takeRow(bytes: Buffer, at: number, end: number): void {
     if (this.#unreadable !== undefined) return
-    this.#attempt(() => this.#rows.push(this.#read?.(fields as (string | null)[])))
+    try {
+      this.#rows.push(this.#read?.(bytes, at, end))
+    } catch (error) {
+      this.#unreadable = error
+    }
   }
 
   override handleCommandComplete({ text }: { readonly text: string }): void {
@@ -90,14 +97,5 @@ export class StatementBatch extends Exchange<RawResult<unknown>[]> {
   handleReadyForQuery(): void {
     if (this.#unreadable === undefined) this.succeed(this.#leading === 0 ? this.#results : this.#results.slice(this.#leading))
     else this.fail(this.#unreadable)
-  }
-
-  /** What is thrown here must not pass through pg's parser. */
-  #attempt(work: () => unknown): void {
-    try {
-      work()
-    } catch (error) {
-      this.#unreadable = error
-    }
   }
 }

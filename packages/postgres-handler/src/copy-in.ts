@@ -74,7 +74,7 @@ class CopyIn extends Exchange<CopyResult> {
   }
 
   /** Of a COPY TO STDOUT, which is told at its end. */
-  override handleCopyData(): void {}
+  override beginCopyRow(): void {}
 
   /** The server's word ends the sending; what ended it on this side goes before what the server made of that. */
   override handleError(error: Error): void {

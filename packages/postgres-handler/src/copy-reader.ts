@@ -1,7 +1,6 @@
 import type { Duplex } from 'node:stream'
 import { DataError } from '@common-handlers/core'
 import type { Submittable, Wire } from './driver.ts'
-import { LENT } from './socket.ts'
 
 /** Some whole rows of a COPY. */
 export interface CopyBlock {
@@ -32,22 +31,15 @@ const MAX_WAITING_BLOCKS = 2
 /** Released blocks that are kept. */
 const MAX_FREE_BLOCKS = 8
 
-const HEADER_BYTES = 5
-const COPY_DATA = 0x64 // d
-const COPY_OUT_RESPONSE = 0x48 // H
-const READY_FOR_QUERY = 0x5a // Z
-
 /**
- * Reads COPY … TO STDOUT from the socket itself. One CopyData message is one row (PostgreSQL, "Message Formats"); its
- * five-byte header is left out and its body copied once, into the block. Every other message goes on whole to pg, whose
- * parser knows errors, notices and the rest; with ReadyForQuery pg gets its socket back.
+ * Reads COPY … TO STDOUT. One CopyData message is one row (PostgreSQL, "Message Formats"); its body is copied once, from
+ * where the socket read it into the block.
  */
 export class CopyReader implements Submittable {
   readonly #sql: string
   readonly #blockBytes: number
   #wire: Wire | undefined
   #stream: Duplex | undefined
-  #driverListeners: ((chunk: Buffer) => void)[] = []
 
   #block: Buffer = Buffer.alloc(0)
   #fill = 0
@@ -55,11 +47,6 @@ export class CopyReader implements Submittable {
   #rows = 0
   /** Bytes of the current row that are still to come. */
   #rowLeft = 0
-  readonly #header = Buffer.alloc(HEADER_BYTES)
-  #headerFill = 0
-  /** A message other than CopyData that has not come whole yet. */
-  #message: Buffer | undefined
-  #messageFill = 0
 
   readonly #blocks: CopyBlock[] = []
   #wake: (() => void) | undefined
@@ -118,55 +105,18 @@ export class CopyReader implements Submittable {
     const { stream } = wire
     this.#wire = wire
     this.#stream = stream
-    this.#driverListeners = stream.listeners('data') as ((chunk: Buffer) => void)[]
-    for (const listener of this.#driverListeners) stream.off('data', listener)
-    stream.on('data', this.#onData)
-    stream.on(LENT, this.#onData)
     stream.once('close', this.#onClose)
+    wire.on('copyOutResponse', this.#onCopy)
     wire.query(this.#sql)
     return null
   }
 
-  readonly #onData = (chunk: Buffer): void => {
-    const end = chunk.length
-    let at = 0
-    while (at < end) {
-      if (this.#rowLeft > 0) {
-        at = this.#takeRow(chunk, at)
-      } else if (this.#message !== undefined) {
-        at = this.#takeMessage(chunk, at)
-      } else if (this.#headerFill === 0 && end - at >= HEADER_BYTES) {
-        const type = chunk[at] as number
-        const length = chunk.readInt32BE(at + 1) - 4
-        at += HEADER_BYTES
-        if (type === COPY_DATA) this.#beginRow(length)
-        else this.#beginMessage(type, length)
-      } else {
-        const take = Math.min(HEADER_BYTES - this.#headerFill, end - at)
-        chunk.copy(this.#header, this.#headerFill, at, at + take)
-        this.#headerFill += take
-        at += take
-        if (this.#headerFill < HEADER_BYTES) return
-        this.#headerFill = 0
-        const type = this.#header[0] as number
-        const length = this.#header.readInt32BE(1) - 4
-        if (type === COPY_DATA) this.#beginRow(length)
-        else this.#beginMessage(type, length)
-      }
-      if (this.#message !== undefined && this.#messageFill === this.#message.length) {
-        const message = this.#message
-        this.#message = undefined
-        if (message[0] === READY_FOR_QUERY) {
-          // The chunk may be on loan, and pg keeps what it gets.
-          this.#giveBack(message, Buffer.from(chunk.subarray(at)))
-          return
-        }
-        this.#forward(message)
-      }
-    }
+  readonly #onCopy = ({ binary }: { readonly binary: boolean }): void => {
+    this.#binary = binary
+    if (++this.#copies > 1) this.discard(notOneCopy('there is more than one COPY'))
   }
 
-  #beginRow(length: number): void {
+  beginCopyRow(length: number): void {
     this.#messages++
     this.#rowLeft = length
     if (this.#discarding) return
@@ -179,15 +129,13 @@ export class CopyReader implements Submittable {
     if (length === 0) this.#endRow()
   }
 
-  #takeRow(chunk: Buffer, at: number): number {
-    const take = Math.min(this.#rowLeft, chunk.length - at)
-    this.#rowLeft -= take
+  takeCopyRow(bytes: Buffer, at: number, end: number): void {
     // After a discard the block is gone, also in the middle of a row.
-    if (this.#discarding) return at + take
-    chunk.copy(this.#block, this.#fill, at, at + take)
-    this.#fill += take
+    if (this.#discarding) return
+    bytes.copy(this.#block, this.#fill, at, end)
+    this.#fill += end - at
+    this.#rowLeft -= end - at
     if (this.#rowLeft === 0) this.#endRow()
-    return at + take
   }
 
   #endRow(): void {
@@ -222,46 +170,6 @@ export class CopyReader implements Submittable {
     this.#notify()
   }
 
-  #beginMessage(type: number, length: number): void {
-    this.#message = Buffer.allocUnsafe(HEADER_BYTES + length)
-    this.#message[0] = type
-    this.#message.writeInt32BE(length + 4, 1)
-    this.#messageFill = HEADER_BYTES
-  }
-
-  #takeMessage(chunk: Buffer, at: number): number {
-    const message = this.#message as Buffer
-    const take = Math.min(message.length - this.#messageFill, chunk.length - at)
-    chunk.copy(message, this.#messageFill, at, at + take)
-    this.#messageFill += take
-    return at + take
-  }
-
-  #forward(message: Buffer): void {
-    if (message[0] === COPY_OUT_RESPONSE) {
-      this.#binary = message[HEADER_BYTES] === 1
-      if (++this.#copies > 1) this.discard(notOneCopy('there is more than one COPY'))
-    }
-    for (const listener of this.#driverListeners) listener.call(this.#stream, message)
-  }
-
-  /** The server is ready: pg takes over again, beginning with that very message. */
-  #giveBack(message: Buffer, rest: Buffer): void {
-    const stream = this.#stream as Duplex
-    stream.off('data', this.#onData)
-    stream.off(LENT, this.#onData)
-    stream.off('close', this.#onClose)
-    for (const listener of this.#driverListeners) stream.on('data', listener)
-    if (!this.#discarding) this.#emitBlock()
-    if (this.#copies === 0) this.#error ??= notOneCopy('it is none')
-    this.#resume()
-    this.#finish()
-    for (const listener of this.#driverListeners) {
-      listener.call(stream, message)
-      if (rest.length > 0) listener.call(stream, rest)
-    }
-  }
-
   readonly #onClose = (): void => {
     // pg reports what happened to the socket in the tick after; only if it has nothing to say does this stand.
     setImmediate(() => {
@@ -271,6 +179,7 @@ export class CopyReader implements Submittable {
   }
 
   #finish(): void {
+    this.#wire?.off('copyOutResponse', this.#onCopy)
     this.#finished = true
     this.#notify()
   }
@@ -317,11 +226,17 @@ export class CopyReader implements Submittable {
     wire.sendCopyFail('COPY … TO STDOUT was expected')
   }
 
-  handleReadyForQuery(): void {}
-  handleDataRow(): void {}
+  handleReadyForQuery(): void {
+    this.#stream?.off('close', this.#onClose)
+    if (!this.#discarding) this.#emitBlock()
+    if (this.#copies === 0) this.#error ??= notOneCopy('it is none')
+    this.#resume()
+    this.#finish()
+  }
+
+  takeRow(): void {}
   handleEmptyQuery(): void {}
   handlePortalSuspended(): void {}
-  handleCopyData(): void {}
 }
 
 const notOneCopy = (why: string): DataError =>

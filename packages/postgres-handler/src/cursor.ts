@@ -1,7 +1,7 @@
 import type { Connection } from './connection.ts'
 import type { BoundStatement } from './batch.ts'
 import type { Wire, WireField } from './driver.ts'
-import { Exchange, type RowMessage, together } from './exchange.ts'
+import { Exchange, together } from './exchange.ts'
 import { type RowFormat, type RowReader, rowReader } from './rows.ts'
 
 /** Rows that are fetched at a time at most, unless told otherwise. */
@@ -62,15 +62,22 @@ class FetchRows extends Exchange<Fetched> {
   }
 
   override handleRowDescription({ fields }: { readonly fields: readonly WireField[] }): void {
-    this.#attempt(() => {
+    // What is thrown here must not pass through pg's parser.
+    try {
       this.#portal.read = rowReader(fields, this.#portal.format)
-    })
+    } catch (error) {
+      this.#unreadable = error
+    }
   }
 
-  override handleDataRow({ fields, length }: RowMessage): void {
+  override takeRow(bytes: Buffer, at: number, end: number): void {
     if (this.#unreadable !== undefined) return
-    this.#bytes += length
-    this.#attempt(() => this.#rows.push(this.#portal.read?.(fields as (string | null)[])))
+    this.#bytes += end - at
+    try {
+      this.#rows.push(this.#portal.read?.(bytes, at, end))
+    } catch (error) {
+      this.#unreadable = error
+    }
   }
 
   override handlePortalSuspended(): void {
@@ -80,14 +87,6 @@ class FetchRows extends Exchange<Fetched> {
   handleReadyForQuery(): void {
     if (this.#unreadable === undefined) this.succeed({ rows: this.#rows, bytes: this.#bytes, more: this.#more })
     else this.fail(this.#unreadable)
-  }
-
-  #attempt(work: () => unknown): void {
-    try {
-      work()
-    } catch (error) {
-      this.#unreadable = error
-    }
   }
 }
 

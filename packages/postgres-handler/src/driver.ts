@@ -1,9 +1,10 @@
 import { onAbort } from '@common-handlers/core'
+import type { EventEmitter } from 'node:events'
 import type { Duplex } from 'node:stream'
 import type { ConnectionOptions } from 'node:tls'
 import pg from 'pg'
 import type { PostgresConfig } from './config.ts'
-import type { RowMessage } from './exchange.ts'
+import { MessageReader, type RowSink } from './message-reader.ts'
 import { asStartupOptions } from './settings.ts'
 import { lendingSocket } from './socket.ts'
 
@@ -41,18 +42,16 @@ export interface WireField {
   readonly dataTypeModifier: number
 }
 
-/** What pg calls while a query is the active one. */
-export interface Submittable {
+/** What pg calls while a query is the active one; its rows do not pass through pg. */
+export interface Submittable extends RowSink {
   submit(wire: Wire): Error | null
   handleError(error: Error, wire: Wire): void
   handleReadyForQuery(wire: Wire): void
   handleRowDescription(message: { readonly fields: readonly WireField[] }): void
-  handleDataRow(message: RowMessage): void
   handleCommandComplete(message: { readonly text: string }): void
   handleEmptyQuery(wire: Wire): void
   handlePortalSuspended(wire: Wire): void
   handleCopyInResponse(wire: Wire): void
-  handleCopyData(message: unknown): void
 }
 
 /** How long nothing may come before the peer's kernel is asked whether it is there. */
@@ -63,6 +62,21 @@ const GOODBYE_MS = 2_000
 
 /** The server changes these by itself, or they change nothing that the next user of a connection would notice. */
 const MAY_CHANGE = new Set(['in_hot_standby', 'application_name'])
+
+/** The part of pg's connection that listens to the socket. */
+interface Listening {
+  attachListeners(stream: EventEmitter): void
+}
+
+/** pg's connection, but for the rows: they go to the exchange that is under way. */
+class RowConnection extends (pg.Connection as unknown as new (config: object) => pg.Connection & Listening) {
+  sink: RowSink | undefined
+
+  /** pg calls it with the socket that it speaks on, which is another one once TLS has begun. */
+  override attachListeners(stream: Duplex): void {
+    super.attachListeners(new MessageReader(stream, () => this.sink))
+  }
+}
 
 /** A connection that tells whether the server is idle, whether it is still there and whether its settings are as they were. */
 export class DriverClient extends pg.Client {
@@ -75,7 +89,7 @@ export class DriverClient extends pg.Client {
   readonly #altered = new Set<string>()
 
   constructor(config: pg.ClientConfig, place: ConnectionPlace) {
-    super(config)
+    super({ ...config, connection: new RowConnection(config) } as pg.ClientConfig)
     this.place = place
     // pg reads PGBINARY and PGREPLICATION from the environment, which would turn results into bytes, and PGOPTIONS.
     Object.assign(this, { binary: false })
@@ -154,7 +168,9 @@ export class DriverClient extends pg.Client {
     })
   }
 
+  /** One at a time: the next one when the server is ready again. */
   submit(submittable: Submittable): void {
+    ;(this.connection as unknown as RowConnection).sink = submittable
     this.query(submittable as unknown as pg.Submittable)
   }
 

@@ -57,7 +57,6 @@ export abstract class Exchange<T> implements Submittable {
   }
 
   handleRowDescription(_message: { readonly fields: readonly WireField[] }): void {}
-  handleDataRow(_message: RowMessage): void {}
   handleCommandComplete(_message: { readonly text: string }): void {}
   handleEmptyQuery(_wire: Wire): void {}
   handlePortalSuspended(_wire: Wire): void {}
@@ -67,10 +66,12 @@ export abstract class Exchange<T> implements Submittable {
     wire.sendCopyFail('the rows of a COPY FROM STDIN were not expected here')
     wire.sync()
   }
+  takeRow(_bytes: Buffer, _at: number, _end: number): void {}
   /** The rows of COPY TO STDOUT. They are let pass, so that the connection stays in step. */
-  handleCopyData(_message: unknown): void {
+  beginCopyRow(_length: number): void {
     this.fail(unexpectedCopy(this.place))
   }
+  takeCopyRow(_bytes: Buffer, _at: number, _end: number): void {}
 }
 
 export const unexpectedCopy = (place?: string): DataError =>
@@ -78,12 +79,6 @@ export const unexpectedCopy = (place?: string): DataError =>
     `${place === undefined ? '' : `${place}: `}this is a COPY from or to the client: use copyFrom, or copyOut and copyTo`,
     { code: 'POSTGRES_COPY_UNEXPECTED' },
   )
-
-/** A row as pg hands it over: its values as text, null for NULL, and how many bytes the message had. */
-export interface RowMessage {
-  readonly fields: readonly (string | null)[]
-  readonly length: number
-}
 
 /** Sends several messages as one write. */
 export function together(wire: Wire, send: () => void): null {

@@ -6,6 +6,7 @@ import type { CopyBlock, CopyReaderOptions } from './copy-reader.ts'
 import { type CopySink, writeBlocks } from './copy-to.ts'
 import { fetchRows } from './cursor.ts'
 import { insertMany, type InsertRow, type OnConflict } from './insert-many.ts'
+import { OneByOne } from './one-by-one.ts'
 import { divide, type RangesOptions } from './ranges.ts'
 import { type RawResult, type RowFormat, validated } from './rows.ts'
 import type { Scope } from './scope.ts'
@@ -174,26 +175,8 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
       const { rowCount, command } = result as RawResult<unknown>
       return { rowCount, command }
     },
-    async *stream<T>(
-      statement: string | SqlStatement,
-      params?: readonly unknown[],
-      options?: StreamOptions<T>,
-    ): AsyncGenerator<T, void, undefined> {
-      const { text, values } = asStatement(statement, params)
-      const bound = { text, values: bindValues(values) }
-      const format: RowFormat = { as: 'records', types: options?.types, columns: options?.columns }
-      const { schema, batchRows } = options ?? {}
-      let before = 0
-      const fetched = stream(
-        options,
-        (connection, signal) => fetchRows(connection, bound, format, signal, batchRows),
-        'the rows of a query are read',
-      )
-      for await (const rows of fetched) {
-        if (schema === undefined) yield* rows as readonly T[]
-        else yield* await validated(rows, schema, before)
-        before += rows.length
-      }
+    stream<T>(statement: string | SqlStatement, params?: readonly unknown[], options?: StreamOptions<T>): AsyncIterable<T> {
+      return new OneByOne(rowsOf(stream, statement, params, options))
     },
     async batch(statements, options) {
       const bound = statements.map((statement) => {
@@ -235,6 +218,28 @@ export function queriesOn(on: OnConnection, stream: StreamOnConnection): Queries
       on('describing the query', options, (connection, signal) => describeQuery(connection, query, signal)),
     estimateRows: (query, options) =>
       on('the estimate', options, (connection, signal) => estimateRows(connection, query, signal)),
+  }
+}
+
+/** The rows of a query as they are fetched, checked by the schema where there is one. */
+async function* rowsOf<T>(
+  stream: StreamOnConnection,
+  statement: string | SqlStatement,
+  params: readonly unknown[] | undefined,
+  options: StreamOptions<T> = {},
+): AsyncGenerator<readonly T[], void, undefined> {
+  const { text, values } = asStatement(statement, params)
+  const bound = { text, values: bindValues(values) }
+  const { schema, batchRows, types, columns } = options
+  let before = 0
+  const fetched = stream(
+    options,
+    (connection, signal) => fetchRows(connection, bound, { as: 'records', types, columns }, signal, batchRows),
+    'the rows of a query are read',
+  )
+  for await (const rows of fetched) {
+    yield schema === undefined ? (rows as readonly T[]) : await validated(rows, schema, before)
+    before += rows.length
   }
 }
 

@@ -87,7 +87,8 @@ const exactReaders: Partial<Record<KnownType, ValueReader>> = {
   bool: (text) => text === 't',
   int2: Number,
   int4: Number,
-  int8: BigInt,
+  // By way of a number where it holds the value, which is twice as fast.
+  int8: (text) => BigInt(text.length < 16 ? Number(text) : text),
 }
 
 function readerFor(form: ValueForm, typeOid: number, wanted: ValueOptions | undefined): ValueReader | undefined {
