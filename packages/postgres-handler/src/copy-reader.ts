@@ -107,6 +107,8 @@ export class CopyReader implements Submittable {
     this.#stream = stream
     stream.once('close', this.#onClose)
     wire.on('copyOutResponse', this.#onCopy)
+    // After an error pg tells its connection only.
+    wire.on('readyForQuery', this.#onReady)
     wire.query(this.#sql)
     return null
   }
@@ -114,6 +116,13 @@ export class CopyReader implements Submittable {
   readonly #onCopy = ({ binary }: { readonly binary: boolean }): void => {
     this.#binary = binary
     if (++this.#copies > 1) this.discard(notOneCopy('there is more than one COPY'))
+  }
+
+  readonly #onReady = (): void => {
+    if (!this.#discarding) this.#emitBlock()
+    if (this.#copies === 0) this.#error ??= notOneCopy('it is none')
+    this.#resume()
+    this.#finish()
   }
 
   beginCopyRow(length: number): void {
@@ -179,7 +188,9 @@ export class CopyReader implements Submittable {
   }
 
   #finish(): void {
+    this.#stream?.off('close', this.#onClose)
     this.#wire?.off('copyOutResponse', this.#onCopy)
+    this.#wire?.off('readyForQuery', this.#onReady)
     this.#finished = true
     this.#notify()
   }
@@ -226,14 +237,7 @@ export class CopyReader implements Submittable {
     wire.sendCopyFail('COPY … TO STDOUT was expected')
   }
 
-  handleReadyForQuery(): void {
-    this.#stream?.off('close', this.#onClose)
-    if (!this.#discarding) this.#emitBlock()
-    if (this.#copies === 0) this.#error ??= notOneCopy('it is none')
-    this.#resume()
-    this.#finish()
-  }
-
+  handleReadyForQuery(): void {}
   takeRow(): void {}
   handleEmptyQuery(): void {}
   handlePortalSuspended(): void {}

@@ -13,6 +13,10 @@ const FIRST_ROWS = 100
 /** Fetches are made smaller where the rows are long, so that one has about so many bytes. */
 const FETCH_BYTES = 1024 * 1024
 
+/** Memory of a block, at first and at most from one fetch to the next. */
+const LEAST_BYTES = 64 * 1024
+const MAX_KEPT_BYTES = 4 * FETCH_BYTES
+
 /** A query that has been bound and waits to be fetched from (PostgreSQL, "Extended Query", portals). */
 interface Portal {
   readonly name: string
@@ -22,10 +26,61 @@ interface Portal {
 }
 
 interface Fetched {
-  readonly rows: readonly unknown[]
-  readonly bytes: number
+  readonly block: RowBlock
   /** The portal has not said that it is at its end. */
   readonly more: boolean
+}
+
+/**
+ * Rows as they came from the server, in memory that is filled again. A row is made when it is asked for, so that the
+ * collector finds few that are still wanted: what it has to keep is what it takes time and memory for.
+ */
+class RowBlock {
+  #bytes: Buffer = Buffer.alloc(0)
+  #fill = 0
+  readonly #ends: number[] = []
+
+  get rows(): number {
+    return this.#ends.length
+  }
+
+  get bytes(): number {
+    return this.#fill
+  }
+
+  clear(): void {
+    this.#fill = 0
+    this.#ends.length = 0
+    // What a row that was out of the common needed is not kept.
+    if (this.#bytes.length > MAX_KEPT_BYTES) this.#bytes = Buffer.alloc(0)
+  }
+
+  add(bytes: Buffer, at: number, end: number): void {
+    const fill = this.#fill + end - at
+    if (fill > this.#bytes.length) {
+      const larger = Buffer.allocUnsafeSlow(Math.max(fill, 2 * this.#bytes.length, LEAST_BYTES))
+      this.#bytes.copy(larger, 0, 0, this.#fill)
+      this.#bytes = larger
+    }
+    bytes.copy(this.#bytes, this.#fill, at, end)
+    this.#fill = fill
+    this.#ends.push(fill)
+  }
+
+  /** The rows, each made when it is asked for, until the block is cleared. */
+  read(read: RowReader | undefined): Iterator<unknown, undefined> {
+    let [index, at] = [0, 0]
+    return {
+      next: () => {
+        const end = this.#ends[index]
+        if (end === undefined || read === undefined) return { value: undefined, done: true }
+        const value = read(this.#bytes, at, end)
+        index++
+        at = end
+        return { value, done: false }
+      },
+    }
+  }
 }
 
 /**
@@ -36,13 +91,14 @@ class FetchRows extends Exchange<Fetched> {
   readonly statement: string
   readonly #portal: Portal
   readonly #count: number
-  readonly #rows: unknown[] = []
-  #bytes = 0
+  readonly #block: RowBlock
   #more = false
   #unreadable: unknown
 
-  constructor(portal: Portal, count: number) {
+  constructor(portal: Portal, count: number, block: RowBlock) {
     super()
+    block.clear()
+    this.#block = block
     this.statement = portal.statement.text
     this.#portal = portal
     this.#count = count
@@ -71,13 +127,7 @@ class FetchRows extends Exchange<Fetched> {
   }
 
   override takeRow(bytes: Buffer, at: number, end: number): void {
-    if (this.#unreadable !== undefined) return
-    this.#bytes += end - at
-    try {
-      this.#rows.push(this.#portal.read?.(bytes, at, end))
-    } catch (error) {
-      this.#unreadable = error
-    }
+    this.#block.add(bytes, at, end)
   }
 
   override handlePortalSuspended(): void {
@@ -85,7 +135,7 @@ class FetchRows extends Exchange<Fetched> {
   }
 
   handleReadyForQuery(): void {
-    if (this.#unreadable === undefined) this.succeed({ rows: this.#rows, bytes: this.#bytes, more: this.#more })
+    if (this.#unreadable === undefined) this.succeed({ block: this.#block, more: this.#more })
     else this.fail(this.#unreadable)
   }
 }
@@ -114,7 +164,7 @@ class ClosePortal extends Exchange<void> {
 }
 
 /**
- * The rows of a query, some at a time. In a transaction the connection is free between two fetches. Outside, the query
+ * The rows of a query, some at a time: to be looked at before the next ones are asked for. In a transaction the connection is free between two fetches. Outside, the query
  * gets a transaction of its own, which is committed at the end of the rows and rolled back where the loop is left, and
  * the next fetch is under way while the last is looked at.
  */
@@ -124,13 +174,17 @@ export async function* fetchRows(
   format: RowFormat,
   signal: AbortSignal,
   batchRows: number = DEFAULT_BATCH_ROWS,
-): AsyncGenerator<readonly unknown[], void, undefined> {
+): AsyncGenerator<Iterator<unknown, undefined>, void, undefined> {
   const own = !connection.inTransaction
   const left = new AbortController()
   const either = AbortSignal.any([signal, left.signal])
   const portal: Portal = { name: `rows_${connection.nextNumber()}`, statement, format, read: undefined }
+  // One is looked at while the other is filled.
+  const blocks = [new RowBlock(), new RowBlock()] as const
+  let fetches = 0
   const fetch = (count: number): Promise<Fetched> => {
-    const fetched = connection.exchange(new FetchRows(portal, count), either)
+    const block = blocks[fetches++ % 2 === 0 ? 0 : 1]
+    const fetched = connection.exchange(new FetchRows(portal, count, block), either)
     fetched.catch(() => undefined)
     return fetched
   }
@@ -142,10 +196,10 @@ export async function* fetchRows(
   try {
     ahead = fetch(Math.min(batchRows, FIRST_ROWS))
     while (open) {
-      const { rows, bytes, more } = await ahead
-      const count = Math.max(1, Math.min(batchRows, Math.round((FETCH_BYTES * rows.length) / Math.max(1, bytes))))
+      const { block, more } = await ahead
+      const count = Math.max(1, Math.min(batchRows, Math.round((FETCH_BYTES * block.rows) / Math.max(1, block.bytes))))
       if (more && own) ahead = fetch(count)
-      if (rows.length > 0) yield rows
+      if (block.rows > 0) yield block.read(portal.read)
       if (more && !own) ahead = fetch(count)
       open = more
     }

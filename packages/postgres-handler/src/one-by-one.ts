@@ -2,15 +2,14 @@
  * The items of lists that come one after the other, one by one. What an async generator that yields them would do, in one turn
  * of the microtask queue for each instead of three. Leaving it, or an error, ends the lists.
  */
-export class OneByOne<T> implements AsyncIterableIterator<T, void, undefined> {
-  readonly #lists: AsyncGenerator<readonly T[], void, undefined>
-  #list: readonly T[] = []
-  #at = 0
+export class OneByOne<T> implements AsyncIterableIterator<T, undefined, undefined> {
+  readonly #lists: AsyncGenerator<Iterator<T, undefined>, void, undefined>
+  #list: Iterator<T, undefined> | undefined
   #done = false
   /** The last of what was asked for while the next list is under way: one comes after the other. */
   #turn: Promise<unknown> | undefined
 
-  constructor(lists: AsyncGenerator<readonly T[], void, undefined>) {
+  constructor(lists: AsyncGenerator<Iterator<T, undefined>, void, undefined>) {
     this.#lists = lists
   }
 
@@ -18,32 +17,49 @@ export class OneByOne<T> implements AsyncIterableIterator<T, void, undefined> {
     return this
   }
 
-  next(): Promise<IteratorResult<T, void>> {
-    if (this.#turn !== undefined || this.#at >= this.#list.length) return this.#inTurn(() => this.#fromNextList())
-    return Promise.resolve({ value: this.#list[this.#at++] as T, done: false })
-  }
-
-  return(): Promise<IteratorResult<T, void>> {
-    return this.#inTurn(async () => {
-      this.#end()
-      await this.#lists.return()
-      return { value: undefined, done: true }
-    })
-  }
-
-  async #fromNextList(): Promise<IteratorResult<T, void>> {
-    while (!this.#done && this.#at >= this.#list.length) {
-      const { value, done } = await this.#lists.next()
-      if (done === true) this.#end()
-      else [this.#list, this.#at] = [value, 0]
+  next(): Promise<IteratorResult<T, undefined>> {
+    if (this.#list !== undefined && this.#turn === undefined) {
+      try {
+        const item = this.#list.next()
+        if (item.done !== true) return Promise.resolve(item)
+      } catch (error) {
+        return this.#inTurn(() => this.#fail(error))
+      }
     }
-    if (this.#done) return { value: undefined, done: true }
-    return { value: this.#list[this.#at++] as T, done: false }
+    return this.#inTurn(() => this.#fromNextList())
   }
 
-  #end(): void {
+  return(): Promise<IteratorResult<T, undefined>> {
+    return this.#inTurn(() => this.#end())
+  }
+
+  async #fromNextList(): Promise<IteratorResult<T, undefined>> {
+    while (!this.#done) {
+      try {
+        const item = this.#list?.next()
+        if (item !== undefined && item.done !== true) return item
+      } catch (error) {
+        return await this.#fail(error)
+      }
+      // It is at its end, and its memory may be filled again now.
+      this.#list = undefined
+      const next = await this.#lists.next()
+      if (next.done === true) this.#done = true
+      else this.#list = next.value
+    }
+    return { value: undefined, done: true }
+  }
+
+  async #fail(error: unknown): Promise<never> {
+    await this.#end()
+    throw error
+  }
+
+  async #end(): Promise<IteratorResult<T, undefined>> {
     this.#done = true
-    this.#list = []
+    this.#list = undefined
+    await this.#lists.return()
+    return { value: undefined, done: true }
   }
 
   #inTurn<R>(work: () => Promise<R>): Promise<R> {

@@ -227,7 +227,7 @@ async function* rowsOf<T>(
   statement: string | SqlStatement,
   params: readonly unknown[] | undefined,
   options: StreamOptions<T> = {},
-): AsyncGenerator<readonly T[], void, undefined> {
+): AsyncGenerator<Iterator<T, undefined>, void, undefined> {
   const { text, values } = asStatement(statement, params)
   const bound = { text, values: bindValues(values) }
   const { schema, batchRows, types, columns } = options
@@ -238,8 +238,13 @@ async function* rowsOf<T>(
     'the rows of a query are read',
   )
   for await (const rows of fetched) {
-    yield schema === undefined ? (rows as readonly T[]) : await validated(rows, schema, before)
-    before += rows.length
+    if (schema === undefined) {
+      yield rows as Iterator<T, undefined>
+      continue
+    }
+    const checked = await validated(Iterator.from(rows).toArray(), schema, before)
+    yield checked.values()
+    before += checked.length
   }
 }
 

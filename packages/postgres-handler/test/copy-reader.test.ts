@@ -48,7 +48,7 @@ class RecordedWire extends EventEmitter {
     this.forwarded.push(type)
     if (type === 'H') this.emit('copyOutResponse', { binary: bytes[5] === 1 })
     if (type === 'C') this.reader.handleCommandComplete({ text: bytes.toString('latin1', 5, bytes.indexOf(0, 5)) })
-    if (type === 'Z') this.reader.handleReadyForQuery()
+    if (type === 'Z') this.emit('readyForQuery')
   }
 }
 

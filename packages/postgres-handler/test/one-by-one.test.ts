@@ -3,11 +3,11 @@ import { OneByOne } from '../src/one-by-one.ts'
 
 describe('lists, one by one', () => {
   const ended: string[] = []
-  async function* lists(failing = false): AsyncGenerator<readonly number[], void, undefined> {
+  async function* lists(failing = false): AsyncGenerator<Iterator<number, undefined>, void, undefined> {
     try {
-      yield [1, 2]
-      yield []
-      yield [3]
+      yield [1, 2].values()
+      yield [].values()
+      yield [3].values()
       if (failing) throw new Error('the third')
     } finally {
       await new Promise((resolve) => setTimeout(resolve, 5))
@@ -43,6 +43,35 @@ describe('lists, one by one', () => {
       { value: undefined, done: true },
     ])
     expect(ended).toEqual(['lists'])
+  })
+
+  it('are ended by an item that cannot be made', async () => {
+    ended.length = 0
+    const unreadable: Iterator<number, undefined> = {
+      next: () => {
+        throw new Error('not to be read')
+      },
+    }
+    for (const before of [[], [1]]) {
+      const failing = async function* (): AsyncGenerator<Iterator<number, undefined>, void, undefined> {
+        try {
+          yield before.values()
+          yield unreadable
+          yield unreadable
+        } finally {
+          ended.push('failing')
+        }
+      }
+      const items = new OneByOne(failing())
+      const found: unknown[] = []
+      const reading = (async () => {
+        for await (const item of items) found.push(item)
+      })()
+      await expect(reading).rejects.toThrow('not to be read')
+      expect(found).toEqual(before)
+      expect(await items.next()).toEqual({ value: undefined, done: true })
+    }
+    expect(ended).toEqual(['failing', 'failing'])
   })
 
   it('fail once, and then are at their end', async () => {
