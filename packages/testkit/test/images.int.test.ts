@@ -108,7 +108,8 @@ describeWith(['engine'], 'the images', ({ engine }) => {
   it('a change of a source fetches nothing, and changes no image that does not hold it; no secret of the builder comes in', async () => {
     const secret = `planted-${randomBytes(12).toString('hex')}`
     const tag = imageTag('ingestor', '-again')
-    await appendFile(join(sources.path, 'apps/extractor/src/main.ts'), '\n// changed\n')
+    // As nobody has changed it before: the builder remembers what it has seen.
+    await appendFile(join(sources.path, 'apps/extractor/src/main.ts'), `\n// changed ${secret}\n`)
     for (const file of ['.env', '.npmrc', 'apps/ingestor/.env.production', 'apps/ingestor/server.key', 'packages/core/.npmrc'])
       await writeFile(join(sources.path, file), `//registry.invalid/:_authToken=${secret}\n`)
     const environment = { ...engine.environment, NPM_TOKEN: secret, INGESTOR_TRINO_PASSWORD: secret }
