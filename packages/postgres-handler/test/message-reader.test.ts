@@ -88,6 +88,20 @@ describe('the messages of the server', () => {
     },
   )
 
+  it('give the text of each value, whatever its length and that of the others', () => {
+    const fillings = ['x', 'é', '✓', '🙂']
+    const lengths = [0, 1, 62, 63, 64, 127, 128, 129, 191, 255, 256, 257, 383, 384, 1_000, 2_000, 4_096]
+    const wanted = lengths.flatMap((length) =>
+      fillings.flatMap((filling) => [
+        [filling.repeat(length), null, 'x'.repeat(length)],
+        ['x'.repeat(length), filling, 'y'.repeat(128 - (length % 128))],
+      ]),
+    )
+    const recorded = new Recorded()
+    recorded.feed(Buffer.concat(wanted.map((row) => message('D', dataRow(row)))), 65_536)
+    expect(recorded.found).toEqual(wanted)
+  })
+
   it.each([1, 7, 1_000_000])('all go to pg where nobody waits for rows, in pieces of %i bytes', (size) => {
     const recorded = new Recorded()
     recorded.wanted = false

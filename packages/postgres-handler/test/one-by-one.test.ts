@@ -23,6 +23,17 @@ describe('lists, one by one', () => {
     expect(await items.next()).toEqual({ value: undefined, done: true })
   })
 
+  it('come in the order in which they were asked for, also where some wait and one does not', async () => {
+    const items = new OneByOne(
+      (async function* () {
+        yield [1, 2, 3, 4].values()
+      })(),
+    )
+    const first = items.next()
+    const asked = [first, items.next(), items.next(), first.then(() => items.next())]
+    expect((await Promise.all(asked)).map(({ value }) => value)).toEqual([1, 2, 3, 4])
+  })
+
   it('end when the loop is left, and give nothing after', async () => {
     ended.length = 0
     const items = new OneByOne(lists())
