@@ -7,8 +7,8 @@ import { type RowFormat, type RowReader, rowReader } from './rows.ts'
 /** Rows that are fetched at a time at most, unless told otherwise. */
 export const DEFAULT_BATCH_ROWS: number = 1_000
 
-/** The first fetch, which finds out how long the rows are. */
-const FIRST_ROWS = 100
+/** The first fetch, which finds out how long the rows are; the next ones grow by as much at most. */
+const FIRST_ROWS = 16
 
 /** Fetches are made smaller where the rows are long, so that one has about so many bytes. */
 const FETCH_BYTES = 1024 * 1024
@@ -197,7 +197,8 @@ export async function* fetchRows(
     ahead = fetch(Math.min(batchRows, FIRST_ROWS))
     while (open) {
       const { block, more } = await ahead
-      const count = Math.max(1, Math.min(batchRows, Math.round((FETCH_BYTES * block.rows) / Math.max(1, block.bytes))))
+      const fitting = Math.round((FETCH_BYTES * block.rows) / Math.max(1, block.bytes))
+      const count = Math.max(1, Math.min(batchRows, block.rows * FIRST_ROWS, fitting))
       if (more && own) ahead = fetch(count)
       if (block.rows > 0) yield block.read(portal.read)
       if (more && !own) ahead = fetch(count)
