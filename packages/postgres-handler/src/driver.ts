@@ -68,9 +68,16 @@ interface Listening {
   attachListeners(stream: EventEmitter): void
 }
 
-/** pg's connection, but for the rows: they go to the exchange that is under way. */
+/** pg's connection, but for the rows: they go to the exchange that is under way, or to pg where the query is pg's own. */
 class RowConnection extends (pg.Connection as unknown as new (config: object) => pg.Connection & Listening) {
   sink: RowSink | undefined
+
+  constructor(config: object) {
+    super(config)
+    this.on('readyForQuery', () => {
+      this.sink = undefined
+    })
+  }
 
   /** pg calls it with the socket that it speaks on, which is another one once TLS has begun. */
   override attachListeners(stream: Duplex): void {

@@ -11,6 +11,8 @@ const field = (name: string) => ({ name, tableID: 0, columnID: 0, dataTypeID: 25
 class Recorded implements RowSink {
   readonly stream = new PassThrough()
   readonly found: unknown[] = []
+  /** Rows of a COPY as pg's parser gives them: parts of the bytes that it got. */
+  readonly copied: Buffer[] = []
   wanted = true
   readonly #read = rowReader(['a', 'b', 'c'].map(field), { as: 'arrays' })
   #line: Buffer[] = []
@@ -20,7 +22,11 @@ class Recorded implements RowSink {
     new MessageReader(this.stream, () => (this.wanted ? this : undefined)).on('data', (bytes: Buffer) => {
       // pg's parser gets whole messages only, so that it keeps nothing of what is on loan.
       let at = 0
-      for (; at < bytes.length; at += 1 + bytes.readInt32BE(at + 1)) this.found.push(bytes.toString('latin1', at, at + 1))
+      for (; at < bytes.length; at += 1 + bytes.readInt32BE(at + 1)) {
+        const type = bytes.toString('latin1', at, at + 1)
+        this.found.push(type)
+        if (type === 'd') this.copied.push(bytes.subarray(at + 5, at + 1 + bytes.readInt32BE(at + 1)))
+      }
       if (at !== bytes.length) this.found.push('not whole')
     })
   }
@@ -107,6 +113,13 @@ describe('the messages of the server', () => {
     recorded.wanted = false
     recorded.feed(conversation, size)
     expect(recorded.found.join('')).toBe('12TDDDNDDDCZHddddScZ')
+  })
+
+  it.each([1, 7, 1_000, 1_000_000])('leave pg the rows of a COPY that it reads itself, in pieces of %i bytes', (size) => {
+    const recorded = new Recorded()
+    recorded.wanted = false
+    recorded.feed(Buffer.concat(lines.map((line) => message('d', line))), size)
+    expect(recorded.copied.map((row) => row.toString())).toEqual(lines)
   })
 
   it('end the connection where one has no length: the other side is no PostgreSQL', async () => {

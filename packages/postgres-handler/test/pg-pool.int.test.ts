@@ -27,6 +27,19 @@ describeWith(['postgres'], 'asPool', ({ postgres }) => {
     expect(pg.poolStatus()).toMatchObject({ total: 1, busy: 0 })
   })
 
+  it('lends connections that the handler has used, and uses those that were lent', async () => {
+    await using pg = new PostgresHandler(db.options({ pool: { max: 1 } }))
+    const pool = pg.asPool()
+    for (let round = 0; round < 3; round++) {
+      expect(await pg.getRecords('SELECT 1 AS n')).toEqual([{ n: 1 }])
+      await expect(pg.getRecords('SELECT 1 / 0')).rejects.toThrow('division by zero')
+      const client = await pool.connect()
+      expect((await client.query('SELECT generate_series(1, 3) AS n')).rows).toEqual([{ n: 1 }, { n: 2 }, { n: 3 }])
+      client.release()
+    }
+    expect(pg.poolStatus()).toMatchObject({ total: 1, busy: 0 })
+  })
+
   it.each([
     ['in the middle of a transaction', 'BEGIN', undefined],
     ['with an error', 'SELECT 1', new Error('it is broken')],
