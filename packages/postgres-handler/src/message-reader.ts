@@ -21,7 +21,7 @@ const PIECES_BYTES = 64 * 1024
 /**
  * Stands between the socket and pg's parser. Rows go straight from the bytes that the socket read to whoever asked for them
  * (PostgreSQL, "Message Formats"), which costs half of what pg's parser does and, for a COPY, no memory; every other message
- * goes on to pg, whole, as an event `data`. Nothing here keeps bytes that came from the socket.
+ * goes on to pg, whole, as an event `data`. Nothing here keeps bytes that came from the socket, nor does pg.
  */
 export class MessageReader extends EventEmitter {
   readonly #stream: Duplex
@@ -56,6 +56,7 @@ export class MessageReader extends EventEmitter {
       if (sink === undefined) {
         if (next > end) break
         at = next
+        if (type === COPY_DATA) others = this.#giveOwn(bytes, others, at)
         continue
       }
       if (others < at) this.emit('data', bytes.subarray(others, at))
@@ -92,9 +93,16 @@ export class MessageReader extends EventEmitter {
     const message = this.#message.subarray(0, length)
     this.#message = this.#pieces
     this.#fill = 0
-    if (sink === undefined) this.emit('data', message)
-    else sink.takeRow(message, HEADER_BYTES, length)
+    if (sink !== undefined) sink.takeRow(message, HEADER_BYTES, length)
+    else if (type === COPY_DATA) this.#giveOwn(message, 0, length)
+    else this.emit('data', message)
     return next
+  }
+
+  /** Whoever reads a COPY by pg itself may keep its rows, which pg cuts out of the bytes that it gets. */
+  #giveOwn(bytes: Buffer, at: number, end: number): number {
+    this.emit('data', Buffer.from(bytes.subarray(at, end)))
+    return end
   }
 
   /** Keeps what there is of some bytes, and gives where it ends. */
