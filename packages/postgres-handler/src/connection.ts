@@ -155,7 +155,13 @@ export class Connection {
           cancelled = this.#cancel().then(() => exchange.giveUp(signal.reason))
         })
       this.#busy = exchange.holds
-      client.submit(exchange)
+      try {
+        client.submit(exchange)
+      } catch (error) {
+        // Some of it may be on its way to the server, which waits for the rest.
+        client.destroy()
+        throw error
+      }
       const result = await exchange.done
       if (ending === undefined) this.#assertTransaction(exchange.committed)
       return result

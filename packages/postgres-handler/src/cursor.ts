@@ -1,3 +1,4 @@
+import { DataError } from '@common-handlers/core'
 import type { Connection } from './connection.ts'
 import type { BoundStatement } from './batch.ts'
 import type { Wire, WireField } from './driver.ts'
@@ -164,9 +165,10 @@ class ClosePortal extends Exchange<void> {
 }
 
 /**
- * The rows of a query, some at a time: to be looked at before the next ones are asked for. In a transaction the connection is free between two fetches. Outside, the query
- * gets a transaction of its own, which is committed at the end of the rows and rolled back where the loop is left, and
- * the next fetch is under way while the last is looked at.
+ * The rows of a query, some at a time: to be looked at before the next ones are asked for. In a transaction the connection
+ * is free between two fetches. Outside, the query gets a transaction of its own, which is committed at the end of the rows
+ * and rolled back where the loop is left, and the next fetch is under way while the last is looked at.
+ * @throws DataError `POSTGRES_VALUE_INVALID` for a number of rows that is none
  */
 export async function* fetchRows(
   connection: Connection,
@@ -175,6 +177,8 @@ export async function* fetchRows(
   signal: AbortSignal,
   batchRows: number = DEFAULT_BATCH_ROWS,
 ): AsyncGenerator<Iterator<unknown, undefined>, void, undefined> {
+  if (!(Number.isInteger(batchRows) && batchRows >= 1))
+    throw new DataError(`batchRows is a number of rows, 1 or more, not ${batchRows}`, { code: 'POSTGRES_VALUE_INVALID' })
   const own = !connection.inTransaction
   const left = new AbortController()
   const either = AbortSignal.any([signal, left.signal])
@@ -206,9 +210,9 @@ export async function* fetchRows(
     }
     await (own ? connection.commit(signal) : close())
   } catch (error) {
-    // The transaction has failed, and its portals are gone with it.
     open = false
-    if (own) await connection.rollback()
+    // The portal is still there where it was not the server that failed.
+    await (own ? connection.rollback() : close())
     throw error
   } finally {
     if (open) {

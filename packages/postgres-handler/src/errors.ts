@@ -96,8 +96,10 @@ function afterLoss({ phase }: Circumstances): Retry {
 }
 
 /** By SQLSTATE, else by its class (PostgreSQL documentation, appendix A). */
+const lost = kind(ConnectionError, 'CONNECTION_LOST', 'by-phase')
+
 const verdicts: Readonly<Record<string, Verdict>> = {
-  '08': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
+  '08': lost,
   '08001': kind(ConnectionError, 'CONNECT_FAILED', 'safe'),
   '08004': kind(ConnectionError, 'CONNECT_REFUSED', 'safe'),
   '08P01': protocolViolation,
@@ -135,11 +137,11 @@ const verdicts: Readonly<Record<string, Verdict>> = {
   '55P03': kind(ConflictError, 'LOCK_NOT_AVAILABLE', 'safe'),
   '55006': kind(ConflictError, 'OBJECT_IN_USE', 'safe'),
   '57014': kind(OperationTimeoutError, 'STATEMENT_CANCELLED', 'safe'),
-  '57P01': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
-  '57P02': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
+  '57P01': lost,
+  '57P02': lost,
   '57P03': kind(ConnectionError, 'NOT_READY', 'safe'),
   '57P04': kind(NotFoundError, 'DATABASE_NOT_FOUND'),
-  '57P05': kind(ConnectionError, 'CONNECTION_LOST', 'by-phase'),
+  '57P05': lost,
 }
 
 function fromServer(error: ServerError, circumstances: Circumstances): HandlerError {
@@ -182,8 +184,9 @@ function copyLocation(error: ServerError, { file }: Circumstances): DataLocation
   return { ...(file === undefined ? {} : { file }), line: Number(line), ...(column === undefined ? {} : { column }) }
 }
 
-/** PgBouncer takes none of the options that a session begins with. */
+/** PgBouncer takes none of the options that a session begins with, and has this one code for all that it says itself. */
 function protocolViolation(error: ServerError, base: Base, circumstances: Circumstances): HandlerError {
+  if (error.message.startsWith('server conn crashed')) return lost(error, base, circumstances)
   if (circumstances.phase !== 'connect' || !error.message.includes('startup parameter')) {
     return remote('PROTOCOL_VIOLATION')(error, base, circumstances)
   }

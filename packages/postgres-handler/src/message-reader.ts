@@ -51,25 +51,27 @@ export class MessageReader extends EventEmitter {
     let others = at
     while (end - at >= HEADER_BYTES) {
       const type = bytes[at]
-      const next = at + this.#lengthOf(bytes, at)
-      const sink = type === DATA_ROW || type === COPY_DATA ? this.#sink() : undefined
-      if (sink === undefined) {
-        if (next > end) break
-        at = next
-        if (type === COPY_DATA) others = this.#giveOwn(bytes, others, at)
+      const length = this.#lengthOf(bytes, at)
+      if (length === undefined) return
+      const next = at + length
+      const isRow = type === DATA_ROW || type === COPY_DATA
+      if (isRow && others < at) {
+        this.emit('data', bytes.subarray(others, at))
+        others = at
+      }
+      // Asked for when pg knows what came before: another exchange may be under way since then.
+      const sink = isRow ? this.#sink() : undefined
+      if (sink !== undefined && type === COPY_DATA) {
+        this.#beginCopy(sink, length - HEADER_BYTES)
+        others = at = this.#takeCopy(bytes, at + HEADER_BYTES)
         continue
       }
-      if (others < at) this.emit('data', bytes.subarray(others, at))
-      others = at
-      if (type === COPY_DATA) {
-        this.#beginCopy(sink, next - at - HEADER_BYTES)
-        at = this.#takeCopy(bytes, at + HEADER_BYTES)
-      } else {
-        if (next > end) break
+      if (next > end) break
+      if (sink !== undefined) {
         sink.takeRow(bytes, at + HEADER_BYTES, next)
-        at = next
-      }
-      others = at
+        others = next
+      } else if (type === COPY_DATA) others = this.#giveOwn(bytes, at, next)
+      at = next
     }
     if (others < at) this.emit('data', bytes.subarray(others, at))
     if (at < end) this.#keep(bytes, at, end)
@@ -82,6 +84,7 @@ export class MessageReader extends EventEmitter {
     if (this.#fill < HEADER_BYTES) return at
     const type = this.#message[0]
     const length = this.#lengthOf(this.#message, 0)
+    if (length === undefined) return bytes.length
     const sink = type === DATA_ROW || type === COPY_DATA ? this.#sink() : undefined
     if (sink !== undefined && type === COPY_DATA) {
       this.#fill = 0
@@ -120,12 +123,12 @@ export class MessageReader extends EventEmitter {
     return end
   }
 
-  /** Of a whole message. */
-  #lengthOf(bytes: Buffer, at: number): number {
+  /** Of a whole message; undefined where it says nonsense, which ends the connection. */
+  #lengthOf(bytes: Buffer, at: number): number | undefined {
     const length = 1 + bytes.readUInt32BE(at + 1)
     if (length >= HEADER_BYTES) return length
     this.#stream.destroy(new Error('the server sent a message without a length'))
-    return Number.POSITIVE_INFINITY
+    return undefined
   }
 
   #beginCopy(sink: RowSink, length: number): void {

@@ -33,6 +33,14 @@ export class OneByOne<T> implements AsyncIterableIterator<T, undefined, undefine
     return this.#inTurn(() => this.#end())
   }
 
+  throw(error: unknown): Promise<IteratorResult<T, undefined>> {
+    return this.#inTurn(() => this.#fail(error))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+
   async #fromNextList(): Promise<IteratorResult<T, undefined>> {
     while (!this.#done) {
       try {

@@ -20,10 +20,10 @@ export interface RawResult<R = readonly unknown[]> {
 export type RowReader = (bytes: Buffer, at: number, end: number) => unknown
 
 /**
- * The values of a row up to this size are cut out of one string, which costs half of what a string of its own does for each,
- * and which each of them keeps in memory.
+ * The values of a row up to this size are cut out of one string, which costs half of what a string of its own does for each.
+ * Each of them keeps all of it in memory, also where the rest of the row is let go.
  */
-const JOINED_BYTES = 4096
+const JOINED_BYTES = 512
 
 /**
  * How the rows of a result are read.

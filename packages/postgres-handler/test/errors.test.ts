@@ -28,6 +28,8 @@ describe('the error table', () => {
       'POSTGRES_CLIENT_CERT_REFUSED',
       'never',
     ],
+    [pooler('server conn crashed?'), at('statement'), 'ConnectionError', 'POSTGRES_CONNECTION_LOST', 'if-idempotent'],
+    [pooler('server conn crashed?'), at('transaction'), 'ConnectionError', 'POSTGRES_CONNECTION_LOST', 'safe'],
     [pooler('unsupported startup parameter: options'), at('connect'), 'ConfigError', 'POSTGRES_POOLER_MODE', 'never'],
     [server('22012'), at('statement'), 'DataError', 'POSTGRES_DATA_INVALID', 'never'],
     [server('23502'), at('statement'), 'DataError', 'POSTGRES_CONSTRAINT_VIOLATED', 'never'],

@@ -122,12 +122,27 @@ describe('the messages of the server', () => {
     expect(recorded.copied.map((row) => row.toString())).toEqual(lines)
   })
 
-  it('end the connection where one has no length: the other side is no PostgreSQL', async () => {
+  it.each([
+    ['Z', 6],
+    ['Z', 2],
+    ['D', 6],
+    ['d', 6],
+    ['d', 2],
+  ])('end the connection where a %s has no length: the other side is no PostgreSQL', async (type, size) => {
     const recorded = new Recorded()
     const closed = once(recorded.stream, 'close')
-    recorded.feed(Buffer.from([0x5a, 0, 0, 0, 3, 0x49]), 6)
+    recorded.feed(Buffer.from([type.charCodeAt(0), 0, 0, 0, 3, 0x49]), size)
     await expect(closed).rejects.toThrow('the server sent a message without a length')
     expect(recorded.found).toEqual([])
+  })
+
+  it('go to whoever waits when pg knows what came before', () => {
+    const recorded = new Recorded()
+    const stream = new PassThrough()
+    let isReady = false
+    new MessageReader(stream, () => (isReady ? recorded : undefined)).on('data', () => (isReady = true))
+    stream.emit('data', Buffer.concat([message('Z', 'I'), message('D', dataRow(['a', 'b', 'c']))]))
+    expect(recorded.found).toEqual([['a', 'b', 'c']])
   })
 
   it('take no more memory than has come, whatever length they say', () => {

@@ -56,6 +56,20 @@ describe('lists, one by one', () => {
     expect(ended).toEqual(['lists'])
   })
 
+  it('end with what a generator that hands them on is told, or with its scope', async () => {
+    ended.length = 0
+    const handed = (async function* () {
+      yield* new OneByOne(lists())
+    })()
+    await handed.next()
+    await expect(handed.throw(new Error('told'))).rejects.toThrow('told')
+    {
+      await using items = new OneByOne(lists())
+      await items.next()
+    }
+    expect(ended).toEqual(['lists', 'lists'])
+  })
+
   it('are ended by an item that cannot be made', async () => {
     ended.length = 0
     const unreadable: Iterator<number, undefined> = {

@@ -1,4 +1,4 @@
-import { describeWith } from '@common-handlers/testkit'
+import { describeWith, liveMemory } from '@common-handlers/testkit'
 import { expect, it } from 'vitest'
 import { z } from 'zod'
 import { ident, PostgresHandler, sql } from '../src/index.ts'
@@ -86,6 +86,44 @@ describeWith(['postgres'], 'a stream of rows', ({ postgres }) => {
     expect(await failure(late)).toMatchObject({ code: 'POSTGRES_TIMEOUT' })
     expect(await db.activeBackends()).toBe(0)
     expect(await db.pg.getRecords('SELECT 1 AS one')).toEqual([{ one: 1 }])
+  })
+
+  it('lets go of its query in a transaction that goes on, whatever ended it', async () => {
+    await db.pg.execute('CREATE TABLE let_go AS SELECT generate_series(1, 5000) AS n')
+    await db.pg.transaction(async (tx) => {
+      const open = async (): Promise<unknown> =>
+        (await tx.getRecords(`SELECT count(*)::int AS open FROM pg_cursors WHERE name <> ''`))[0]
+      expect(await failure(all(tx.stream('SELECT n, n FROM let_go')))).toMatchObject({ code: 'POSTGRES_DUPLICATE_COLUMN' })
+      expect(await open()).toEqual({ open: 0 })
+      const unreadable = tx.stream(`SELECT n, 'infinity'::date AS d FROM let_go`, [], { types: { date: 'date' } })
+      expect(await failure(all(unreadable))).toMatchObject({ code: 'POSTGRES_VALUE_UNREADABLE' })
+      expect(await open()).toEqual({ open: 0 })
+      const slow = (async () => {
+        for await (const _ of tx.stream('SELECT n FROM let_go', [], { batchRows: 5, timeoutMs: 200 }))
+          await new Promise((resolve) => setTimeout(resolve, 60))
+      })()
+      expect(await failure(slow)).toMatchObject({ code: 'POSTGRES_TIMEOUT' })
+      expect(await open()).toEqual({ open: 0 })
+      await tx.execute('DROP TABLE let_go')
+    })
+  })
+
+  it.each([0, -1, 1.5, Number.NaN, Infinity])('refuses to fetch %d rows at a time', async (batchRows) => {
+    expect(await failure(all(db.pg.stream(numbers, [10], { batchRows })))).toMatchObject({
+      code: 'POSTGRES_VALUE_INVALID',
+      message: `batchRows is a number of rows, 1 or more, not ${batchRows}`,
+    })
+    expect(await db.pg.getRecords('SELECT 1 AS one')).toEqual([{ one: 1 }])
+  })
+
+  it('keeps nothing of a row in memory but what is kept of it', async () => {
+    const wide = `SELECT md5(n::text)::uuid::text AS id, repeat('x', 3000) AS payload FROM generate_series(1, 20000) AS n`
+    const before = (await liveMemory()).heapUsed
+    const ids: string[] = []
+    for await (const { id } of db.pg.stream<{ id: string }>(wide)) ids.push(id)
+    // 20,000 rows have 60 MB.
+    expect((await liveMemory()).heapUsed - before).toBeLessThan(20e6)
+    expect(new Set(ids).size).toBe(20_000)
   })
 
   it('fetches fewer rows where they are long', async () => {
