@@ -30,8 +30,9 @@ class Pending implements PendingEvent {
     this.payload = payload ?? 'null'
     this.#headers = headers ?? null
     this.key = key ?? undefined
-    this.failed = Number(failed)
-    this.crashes = Number(crashes)
+    // NULL: 0.
+    this.failed = Number(failed ?? 0)
+    this.crashes = Number(crashes ?? 0)
     this.#createdAt = createdAt ?? ''
     this.expired = expired === 't'
   }

@@ -3,7 +3,6 @@ export type Step =
   | 'tx claimed'
   | 'tx noted'
   | 'tx handled'
-  | 'tx finished'
   | 'tx committed'
   | 'lease claimed'
   | 'lease settling'

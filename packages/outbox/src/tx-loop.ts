@@ -2,11 +2,12 @@ import { ConflictError, ConnectionError } from '@common-handlers/core'
 import { Alarm, Patience } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { Marks } from './marks.ts'
+import { literal } from './names.ts'
 import { type PendingEvent, readMeta, readPending } from './pending.ts'
 import { OwnConnection } from './own-connection.ts'
-import { type PoolClient, textRows } from './pool.ts'
-import { claimText, finishText, type Finished, finishedJson, OutboxRepository } from './repository.ts'
-import { failed, type NotDone, type Outcome, type Repositories, RunContext, withLimit } from './run.ts'
+import { type PoolClient, textAnswers } from './pool.ts'
+import { finishText, type Finished, finishedJson, OutboxRepository } from './repository.ts'
+import { failed, isThenable, type NotDone, type Outcome, type Repositories, RunContext, withLimit } from './run.ts'
 import { steps } from './steps.ts'
 import type { LoopContext } from './worker.ts'
 
@@ -53,6 +54,11 @@ export class TxLoop {
 
   get contexts(): Iterable<RunContext> {
     return this.#current === undefined ? [] : [this.#current]
+  }
+
+  /** It has nothing to do, and waits for somebody who wakes it. */
+  get asleep(): boolean {
+    return this.#alarm.awaited
   }
 
   wake(): void {
@@ -138,6 +144,7 @@ export class TxLoop {
     } catch (error) {
       this.#abandon()
       this.#context.onError(error)
+      this.#context.onMore()
       const [only] = claimed.events
       if (size > 1) this.#singles = size
       // What is checked at commit speaks against the event; a connection that is lost does not, at first.
@@ -155,19 +162,16 @@ export class TxLoop {
     const total = solo || this.#singles > 0 ? 1 : options.batchSize
     if (this.#singles > 0) this.#singles -= 1
     const began = performance.now()
-    await client.query(`BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)}`)
-    const rows = await textRows(client, claimText(names), [
-      presence.id,
-      'tx',
-      this.#types,
-      this.#types.map(() => total),
-      total,
-      full,
-      ...this.#marks.parameters,
-      solo,
-    ])
+    const values = [presence.id, 'tx', this.#types, this.#types.map(() => total), total, full, ...this.#marks.parameters, solo]
+    const answers = await textAnswers(
+      client,
+      `BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)};
+       SELECT * FROM ${names.schema}.claim(${values.map(literal).join(', ')})`,
+    )
+    const rows = (answers.at(-1)?.rows ?? []) as (string | null)[][]
     const meta = readMeta(rows[0])
     const events = rows.slice(1).map(readPending)
+    if (events.length === total) this.#context.onMore()
     if (!solo) {
       this.#marks.note(meta, full, performance.now() - began)
       this.#dueMs = meta.dueMs ?? Infinity
@@ -197,7 +201,8 @@ export class TxLoop {
     const [[claim] = []] = await presence.run(`SELECT ${names.schema}.begin_tx($1, $2, $3, $4, $5)::text`, [
       presence.id,
       over,
-      events.map(({ id }) => id),
+      // As text: an array would be turned into it one by one.
+      `{${events.map(({ id }) => id).join(',')}}`,
       keys,
       solo,
     ])
@@ -217,7 +222,8 @@ export class TxLoop {
         if (event.key !== undefined) blocked.add(event.key)
         continue
       }
-      const { outcome, durationMs } = await this.#runOne(event, handler, savepoint)
+      const running = this.#runOne(event, handler, savepoint)
+      const { outcome, durationMs } = isThenable(running) ? await running : running
       steps.onStep?.('tx handled')
       if (savepoint.abandoned || this.#broken) {
         const lost = this.#broken
@@ -234,11 +240,28 @@ export class TxLoop {
     return ended
   }
 
-  async #runOne(event: PendingEvent, handler: BoundHandler, savepoint: Savepoint): Promise<Omit<Ended, 'event'>> {
+  /** A handler that returns no promise, and asks for nothing, is over at once. */
+  #runOne(event: PendingEvent, handler: BoundHandler, savepoint: Savepoint): Run | Promise<Run> {
     savepoint.next()
     const context = new RunContext(event, handler, savepoint)
     this.#current = context
-    const outcome = await this.#context.run(event, context)
+    const running = this.#context.run(event, context)
+    if (isThenable(running) || running.verdict !== 'done' || context.asked) return this.#clear(event, context, running, savepoint)
+    const durationMs = this.#context.durationOf(context)
+    this.#current = undefined
+    context.end()
+    return { outcome: running, durationMs }
+  }
+
+  /** What a handler leaves behind. */
+  async #clear(
+    event: PendingEvent,
+    context: RunContext,
+    running: Outcome | Promise<Outcome>,
+    savepoint: Savepoint,
+  ): Promise<Run> {
+    const { handler } = context
+    const outcome = await running
     const durationMs = this.#context.durationOf(context)
     this.#current = undefined
     const forgotten = context.end()
@@ -260,12 +283,13 @@ export class TxLoop {
       else if (outcome.verdict !== 'release') others.push({ id: event.id, attempts: event.failed, ...outcome })
     }
     const values = [done, others.length === 0 ? null : finishedJson(others), true]
-    await textRows(client, `SELECT ${this.#context.names.schema}.finish($1, $2, $3)`, values)
-    steps.onStep?.('tx finished')
-    const committed = await client.query('COMMIT')
+    const answers = await textAnswers(
+      client,
+      `SELECT ${this.#context.names.schema}.finish(${values.map(literal).join(', ')}); COMMIT`,
+    )
     // What fails in a transaction turns its COMMIT into a ROLLBACK, without an error.
-    if (committed.command !== undefined && committed.command !== 'COMMIT')
-      throw new Error(`the server answered COMMIT with ${committed.command}`)
+    const command = answers.at(-1)?.command
+    if (command !== undefined && command !== 'COMMIT') throw new Error(`the server answered COMMIT with ${command}`)
   }
 
   /** Outside of the transaction that it broke. */
@@ -318,10 +342,13 @@ function notAwaited(type: string): ConflictError {
   })
 }
 
-interface Ended {
-  readonly event: PendingEvent
+interface Run {
   readonly outcome: Outcome
   readonly durationMs?: number | undefined
+}
+
+interface Ended extends Run {
+  readonly event: PendingEvent
 }
 
 /** The server refused a statement; it did not end the connection. */

@@ -100,12 +100,14 @@ export interface LoopContext {
   readonly database: HandlerDatabase
   readonly gate: Gate
   readonly rates: Rates
-  /** Runs the handler. Never rejects. */
-  run(event: PendingEvent, context: RunContext): Promise<Outcome>
+  /** Runs the handler. Never throws or rejects. */
+  run(event: PendingEvent, context: RunContext): Outcome | Promise<Outcome>
   /** Milliseconds since the attempt began, where somebody wants to know. */
   durationOf(context: RunContext): number | undefined
   onSettled(event: PendingEvent, outcome: Outcome, durationMs?: number): void
   onSuspects(): void
+  /** There may be more than this one takes: another one is to look as well. */
+  onMore(): void
   onError(error: unknown): void
   setIdle(loop: object, idle: boolean): void
   takeBack(type: string, forgotten: readonly OutboxRepository[]): Promise<void>
@@ -238,6 +240,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       durationOf: (run) => (this.listenerCount('settled') === 0 ? undefined : performance.now() - run.began),
       onSettled: (event, outcome, durationMs) => this.#settled(event, outcome, durationMs),
       onSuspects: () => void this.#runSolo(),
+      onMore: () => this.#asleep()?.wake(),
       onError: (error) => {
         this.#log.warn({ err: error }, 'tried again after an error')
         this.emit('trouble', error)
@@ -348,18 +351,29 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     for (const client of clients) client.release()
   }
 
+  /** Of the transactions one is enough: it takes what there is, and has the next one woken when that is too much for it. */
   #wake(): void {
-    for (const loop of this.#loops) loop.wake()
+    const one = this.#asleep()
+    for (const loop of this.#loops) if (one === undefined || loop === one || !(loop instanceof TxLoop)) loop.wake()
+  }
+
+  #asleep(): TxLoop | undefined {
+    return this.#loops.filter((loop) => loop instanceof TxLoop).find((loop) => loop.asleep)
   }
 
   #settled(event: PendingEvent, outcome: Outcome, durationMs: number | undefined): void {
     const { verdict, error, delay, reason }: Omit<NotDone, 'verdict'> & Pick<Outcome, 'verdict'> = outcome
     const { id, type, attempt } = event
+    if (verdict === 'done') {
+      if (this.listenerCount('settled') > 0)
+        this.emit('settled', { type, id, attempt, outcome: 'done', ...(durationMs === undefined ? {} : { durationMs }) })
+      return
+    }
     const log = { type, id: String(id), attempt, ...(error === undefined ? {} : { error }) }
     if (verdict === 'retry') this.#log.warn({ ...log, delayMs: delay }, `the handler of ${type} failed, and is tried again`)
     else if (verdict === 'dead') this.#log.error({ ...log, reason }, `an event of ${type} became a dead letter`)
     if (this.listenerCount('settled') === 0) return
-    const names = { done: 'done', retry: 'retry', dead: 'dead', discard: 'discarded', release: 'released' } as const
+    const names = { retry: 'retry', dead: 'dead', discard: 'discarded', release: 'released' } as const
     this.emit('settled', {
       type,
       id,
