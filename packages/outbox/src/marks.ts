@@ -30,6 +30,11 @@ export class Marks {
     this.#fullAt = -Infinity
   }
 
+  /** No claim below it is open. */
+  get lowClaim(): string {
+    return this.#lowClaim
+  }
+
   /** What a claim is told of them, in the order of its parameters. */
   get parameters(): readonly Literal[] {
     return [this.#lowClaim, this.#types, this.#priorities, this.#lows, this.#lane, this.#laneKey]

@@ -57,7 +57,6 @@ export function readPending(row: readonly (string | null)[]): PendingEvent {
 /** What `claim` says beside its events. */
 export interface ClaimMeta {
   readonly claim: string | null
-  readonly keys: readonly string[]
   readonly lowClaim: string
   readonly xmin: string
   readonly xmax: string
@@ -68,8 +67,6 @@ export interface ClaimMeta {
   readonly laneKey: string | null
   readonly dueMs: number | null
   readonly suspects: boolean
-  /** `tx`: events have become due, and are to be promoted outside of this transaction. */
-  readonly overdue: boolean
 }
 
 const META = 9

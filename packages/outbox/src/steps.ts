@@ -1,7 +1,6 @@
 /** The moments between which a worker may die. Tests kill the process at each of them. */
 export type Step =
   | 'tx claimed'
-  | 'tx noted'
   | 'tx handled'
   | 'tx committed'
   | 'lease claimed'

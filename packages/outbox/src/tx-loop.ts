@@ -14,15 +14,11 @@ import type { LoopContext } from './worker.ts'
 const ERROR_PAUSE_MS = 250
 /** An event that loses its connection so often in a row is to blame for it. */
 const MAX_LOSSES = 3
-/** Due events that join the others in one statement. */
-const PROMOTED = 1000
 
 interface Batch {
+  /** None where there is no event. */
+  readonly claim: string | null
   readonly events: readonly PendingEvent[]
-  readonly keys: readonly string[]
-  readonly solo: boolean
-  /** Events that became due and joined the others meanwhile. */
-  readonly promoted: number
 }
 
 /** Runs events in the transaction that completes them: what the handlers write and the completion are one commit. */
@@ -33,21 +29,20 @@ export class TxLoop {
   readonly #alarm = new Alarm()
   readonly #patience = new Patience()
   readonly #connection: OwnConnection
-  /** The note of the batch before. */
-  #over: string | undefined
+  /** Among the loops of the worker. */
+  readonly #number: number
   #current: RunContext | undefined
   #dueMs: number | undefined
   /** A batch could not be committed: so many events run one by one, to find which of them it was. */
   #singles = 0
-  /** Notes of which the answer was lost. */
-  #doubtful: readonly (readonly bigint[])[] = []
   #losses: { readonly id: bigint; readonly count: number } | undefined
   #broken = false
   #stopping = false
   #solo: Promise<void> = Promise.resolve()
 
-  constructor(context: LoopContext, types: readonly string[]) {
+  constructor(context: LoopContext, types: readonly string[], number: number) {
     this.#context = context
+    this.#number = number
     this.#types = types
     this.#connection = new OwnConnection({ ...context.connection, onLost: () => this.#lose() })
   }
@@ -71,10 +66,9 @@ export class TxLoop {
     this.#alarm.ring()
   }
 
-  /** Another worker took over: the locks of this one are gone with its connection, or will hold until it ends. */
+  /** Another worker took over, so there was no transaction that held a claim. */
   lose(): void {
-    this.#over = undefined
-    this.#doubtful = []
+    this.#alarm.ring()
   }
 
   async run(): Promise<void> {
@@ -110,7 +104,7 @@ export class TxLoop {
   async #batch(solo: boolean): Promise<number> {
     const { presence } = this.#context
     const full = this.#marks.full
-    let claimed: Batch = { events: [], keys: [], solo, promoted: 0 }
+    let claimed: Batch = { claim: null, events: [] }
     let size = 0
     let handled = false
     try {
@@ -120,9 +114,7 @@ export class TxLoop {
       size = claimed.events.length
       if (size === 0) {
         await client.query('ROLLBACK')
-        // The last batch is over: its keys are free for others.
-        await this.#note(claimed)
-        if ((!full || claimed.promoted > 0) && !solo) {
+        if (!full && !solo) {
           this.#marks.forget()
           return this.#stopping ? 0 : await this.#batch(false)
         }
@@ -131,12 +123,10 @@ export class TxLoop {
       this.#patience.lose()
       this.#context.setIdle(this, false)
       steps.onStep?.('tx claimed')
-      await this.#note(claimed)
-      steps.onStep?.('tx noted')
       const outcomes = await this.#runAll(client, claimed.events)
       if (outcomes === undefined) return size
       handled = true
-      await this.#commit(client, outcomes)
+      await this.#commit(client, claimed, outcomes)
       steps.onStep?.('tx committed')
       this.#losses = undefined
       for (const { event, outcome, durationMs } of outcomes) this.#context.onSettled(event, outcome, durationMs)
@@ -150,7 +140,6 @@ export class TxLoop {
       // What is checked at commit speaks against the event; a connection that is lost does not, at first.
       else if (only !== undefined && handled && isServerError(error)) await this.#fail(only, failed(error))
       else if (only !== undefined) await this.#lostWith(only)
-      await this.#note({ events: [], keys: [], solo }).catch(() => undefined)
       if (!handled) await this.#alarm.sleep(ERROR_PAUSE_MS)
       this.#marks.forget()
       return size
@@ -162,14 +151,21 @@ export class TxLoop {
     const total = solo || this.#singles > 0 ? 1 : options.batchSize
     if (this.#singles > 0) this.#singles -= 1
     const began = performance.now()
-    const values = [presence.id, 'tx', this.#types, this.#types.map(() => total), total, full, ...this.#marks.parameters, solo]
+    const { schema } = names
+    const { id } = presence
+    const all = this.#types.map(() => total)
+    const values = [id, 'tx', this.#types, all, total, full, ...this.#marks.parameters, solo, this.#number]
+    const begin = `BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)}`
+    // What is about to run is written down before it runs: if the process dies of it, the others know.
     const answers = await textAnswers(
       client,
-      `BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)};
-       SELECT * FROM ${names.schema}.claim(${values.map(literal).join(', ')})`,
+      `${begin}; SELECT * FROM ${schema}.claim(${values.map(literal).join(', ')}); COMMIT;
+       ${begin}; SELECT ${schema}.hold(${id}, ${this.#number}, ${this.#marks.lowClaim})`,
     )
-    const rows = (answers.at(-1)?.rows ?? []) as (string | null)[][]
+    const rows = (answers[2]?.rows ?? []) as (string | null)[][]
+    const [[held] = []] = (answers.at(-1)?.rows ?? []) as (string | null)[][]
     const meta = readMeta(rows[0])
+    if (meta.claim !== held) throw takenOver()
     const events = rows.slice(1).map(readPending)
     if (events.length === total) this.#context.onMore()
     if (!solo) {
@@ -177,37 +173,7 @@ export class TxLoop {
       this.#dueMs = meta.dueMs ?? Infinity
       if (meta.suspects) this.#context.onSuspects()
     }
-    let promoted = 0
-    if (meta.overdue) {
-      const [[count] = []] = await presence.run(`SELECT ${names.schema}.promote($1)::text`, [PROMOTED])
-      promoted = Number(count)
-      this.#marks.forget()
-    }
-    return { events, keys: meta.keys, solo, promoted }
-  }
-
-  /** Writes down what is about to run, before it runs: if the process dies of it, the others know. */
-  async #note({ events, keys, solo }: Omit<Batch, 'promoted'>): Promise<void> {
-    const { names, presence } = this.#context
-    const doubtful = this.#doubtful
-    if (events.length === 0 && this.#over === undefined && doubtful.length === 0) return
-    const over = this.#over
-    this.#doubtful = [...doubtful, events.map(({ id }) => id)]
-    for (const ids of doubtful)
-      await presence.run(`DELETE FROM ${names.schema}.claim WHERE worker_id = $1 AND effect = 'tx' AND ids = $2::bigint[]`, [
-        presence.id,
-        ids,
-      ])
-    const [[claim] = []] = await presence.run(`SELECT ${names.schema}.begin_tx($1, $2, $3, $4, $5)::text`, [
-      presence.id,
-      over,
-      // As text: an array would be turned into it one by one.
-      `{${events.map(({ id }) => id).join(',')}}`,
-      keys,
-      solo,
-    ])
-    this.#over = claim ?? undefined
-    this.#doubtful = []
+    return { claim: meta.claim, events }
   }
 
   /** Undefined when a handler had to be left behind: the transaction is given up, with all that was done in it. */
@@ -275,17 +241,17 @@ export class TxLoop {
     return { outcome: withLimit(result, event, handler, this.#context.options.backoff), durationMs }
   }
 
-  async #commit(client: PoolClient, outcomes: readonly Ended[]): Promise<void> {
+  async #commit(client: PoolClient, { claim }: Batch, outcomes: readonly Ended[]): Promise<void> {
     const done: bigint[] = []
     const others: Finished[] = []
     for (const { event, outcome } of outcomes) {
       if (outcome.verdict === 'done') done.push(event.id)
       else if (outcome.verdict !== 'release') others.push({ id: event.id, attempts: event.failed, ...outcome })
     }
-    const values = [done, others.length === 0 ? null : finishedJson(others), true]
+    const values = [claim, done, others.length === 0 ? null : finishedJson(others)]
     const answers = await textAnswers(
       client,
-      `SELECT ${this.#context.names.schema}.finish(${values.map(literal).join(', ')}); COMMIT`,
+      `SELECT ${this.#context.names.schema}.complete(${values.map(literal).join(', ')}); COMMIT`,
     )
     // What fails in a transaction turns its COMMIT into a ROLLBACK, without an error.
     const command = answers.at(-1)?.command
@@ -334,6 +300,10 @@ export class TxLoop {
 
 function connectionLost(): ConnectionError {
   return new ConnectionError('the connection of the transaction was lost', { code: 'OUTBOX_CONNECTION_LOST', retry: 'safe' })
+}
+
+function takenOver(): ConflictError {
+  return new ConflictError('another worker took over: this one was not heard of', { code: 'OUTBOX_LEASE_LOST' })
 }
 
 function notAwaited(type: string): ConflictError {

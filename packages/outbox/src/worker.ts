@@ -259,7 +259,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     const transactions = inTx.length > redriven.length ? this.#config.txConnections : Math.min(1, redriven.length)
     this.#loops = [
       ...(leased.length === 0 ? [] : [new LeaseLoop(context, leased)]),
-      ...Array.from({ length: transactions }, () => new TxLoop(context, inTx)),
+      ...Array.from({ length: transactions }, (_, number) => new TxLoop(context, inTx, number)),
       ...consumers.map((consumer) => new LogLoop(context, consumer)),
     ]
   }

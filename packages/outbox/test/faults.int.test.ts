@@ -295,11 +295,10 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
 
     it('lets a worker that was buried claim nothing', async () => {
       await own.put('a', [1])
-      const { rows } = await own.pool.query(
-        `SELECT id FROM outbox.claim(12345, 'lease', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false)`,
-      )
-      expect(rows).toEqual([{ id: null }])
-      await expect(own.pool.query(`SELECT outbox.begin_tx(12345, NULL, '{1}', '{}', false)`)).rejects.toThrow('not registered')
+      for (const rest of [`'lease', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false`, `'tx', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false, 0`]) {
+        const { rows } = await own.pool.query(`SELECT id FROM outbox.claim(12345, ${rest})`)
+        expect(rows).toEqual([{ id: null }])
+      }
       expect(await own.one('SELECT count(*)::int FROM outbox.claim')).toBe(0)
     })
 
