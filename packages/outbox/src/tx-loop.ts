@@ -110,7 +110,7 @@ export class TxLoop {
     try {
       await presence.ready()
       const client = await this.#connected()
-      claimed = await this.#claim(client, solo, full)
+      claimed = await this.#context.inTurn(() => this.#claim(client, solo, full))
       size = claimed.events.length
       if (size === 0) {
         await client.query('ROLLBACK')
@@ -148,11 +148,11 @@ export class TxLoop {
 
   async #claim(client: PoolClient, solo: boolean, full: boolean): Promise<Batch> {
     const { names, presence, options } = this.#context
+    const { schema } = names
+    const { id } = presence
     const total = solo || this.#singles > 0 ? 1 : options.batchSize
     if (this.#singles > 0) this.#singles -= 1
     const began = performance.now()
-    const { schema } = names
-    const { id } = presence
     const all = this.#types.map(() => total)
     const values = [id, 'tx', this.#types, all, total, full, ...this.#marks.parameters, solo, this.#number]
     const begin = `BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)}`

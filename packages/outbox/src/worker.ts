@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type CloseOptions, ConfigError, ConnectionError, type Logger, silentLogger } from '@common-handlers/core'
 import { readWorkerConfig, type WorkerConfig, type WorkerConfigInput } from './config.ts'
 import { Gate } from './gate.ts'
@@ -110,6 +111,8 @@ export interface LoopContext {
   onMore(): void
   onError(error: unknown): void
   setIdle(loop: object, idle: boolean): void
+  /** One after the other: two that claim at the same time look at the same events. */
+  inTurn<T>(work: () => Promise<T>): Promise<T>
   takeBack(type: string, forgotten: readonly OutboxRepository[]): Promise<void>
 }
 
@@ -118,6 +121,8 @@ const BUSY_MS = 100
 /** The server ends a statement at its limit; what has not been heard of so long after it is not to come. */
 const SILENCE_MARGIN_MS = 2000
 const WATCH_MS = 100
+/** So long a loop waits for another one at most: that one may have a connection that fell silent. */
+const TURN_MS = 1000
 const DEFAULT_GRACE_MS = 10_000
 
 /**
@@ -142,6 +147,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   #solo = false
   #state: WorkerStatus['state'] = 'new'
   #runs: Promise<void>[] = []
+  #turn: Promise<unknown> = Promise.resolve()
   #starting: Promise<void> | undefined
   #stopped: Promise<void> | undefined
 
@@ -246,6 +252,12 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
         this.emit('trouble', error)
       },
       setIdle: (loop, idle) => this.#setIdle(loop, idle),
+      inTurn: (work) => {
+        const turn = this.#turn.then(work)
+        const longEnough = sleep(TURN_MS, undefined, { ref: false })
+        this.#turn = Promise.race([turn.catch(() => undefined), longEnough])
+        return turn
+      },
       takeBack: async (type, forgotten) => {
         await Promise.all(forgotten.map((repository) => repository.close()))
         this.#log.warn({ type }, `the handler of ${type} did not close its repository: it was closed for it`)
