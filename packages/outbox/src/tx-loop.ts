@@ -167,8 +167,8 @@ export class TxLoop {
     const meta = readMeta(rows[0])
     if (meta.claim !== held) throw takenOver()
     const events = rows.slice(1).map(readPending)
-    if (events.length === total) this.#context.onMore()
     if (!solo) {
+      if (events.length === total) this.#context.onMore()
       this.#marks.note(meta, full, performance.now() - began)
       this.#dueMs = meta.dueMs ?? Infinity
       if (meta.suspects) this.#context.onSuspects()
