@@ -1,13 +1,10 @@
-// What does not show in a drained backlog: how soon an event is picked up by a worker that is idle, and whether the rate
-// holds while a snapshot is held and nothing can be vacuumed.
-//   node --conditions=@common-handlers/source bench/steady.bench.ts [samples] [rounds]
-import { setTimeout as sleep } from 'node:timers/promises'
+// Whether the rate holds while a snapshot is held and nothing can be vacuumed.
+//   node --conditions=@common-handlers/source bench/steady.bench.ts [rounds]
 import { createDatabase, startPostgres } from '@common-handlers/testkit'
 import pg from 'pg'
-import { type Effect, migrate, Outbox, OutboxWorker } from '../src/index.ts'
+import { type Effect, migrate, OutboxWorker } from '../src/index.ts'
 
-const samples = Number(process.argv[2] ?? 200)
-const rounds = Number(process.argv[3] ?? 10)
+const rounds = Number(process.argv[2] ?? 10)
 const each = 10_000
 
 await using server = await startPostgres({
@@ -23,27 +20,6 @@ async function withOutbox(work: (pool: pg.Pool) => Promise<void>): Promise<void>
   await work(pool)
   await pool.end()
   await database.drop()
-}
-
-for (const effect of ['tx', 'lease'] as const satisfies readonly Effect[]) {
-  await withOutbox(async (pool) => {
-    const outbox = new Outbox()
-    let picked = Promise.withResolvers<number>()
-    const handler = (): void => picked.resolve(performance.now())
-    await using worker = new OutboxWorker({ pool, handlers: { one: { effect, handler } } })
-    await worker.start()
-    const times: number[] = []
-    for (let n = 0; n < samples; n++) {
-      await sleep(20 + Math.random() * 30)
-      picked = Promise.withResolvers()
-      const began = performance.now()
-      await outbox.enqueue(pool, { type: 'one', payload: n })
-      times.push((await picked.promise) - began)
-    }
-    times.sort((a, b) => a - b)
-    const at = (share: number): string => (times[Math.min(times.length - 1, Math.floor(times.length * share))] ?? 0).toFixed(1)
-    console.log(`${effect}: picked up ${at(0.5)} ms after enqueue was called (p50), ${at(0.99)} ms (p99), ${samples} samples`)
-  })
 }
 
 for (const effect of ['tx', 'lease'] as const satisfies readonly Effect[]) {

@@ -3,6 +3,11 @@ export class Alarm {
   #rung = false
   readonly #sleepers = new Set<() => void>()
 
+  /** Somebody sleeps. */
+  get awaited(): boolean {
+    return this.#sleepers.size > 0
+  }
+
   ring(): void {
     this.#rung = true
     for (const wake of this.#sleepers) wake()

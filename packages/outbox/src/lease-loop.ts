@@ -216,8 +216,9 @@ export class LeaseLoop {
         client,
         `SELECT * FROM ${names.schema}.step($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)`,
         [
-          done,
-          doneClaims,
+          // As text: an array would be turned into it one by one.
+          `{${done.join(',')}}`,
+          `{${doneClaims.join(',')}}`,
           failed.length === 0 ? null : finishedJson(failed),
           closed,
           kept.length === 0 ? null : keptJson(kept, closing),

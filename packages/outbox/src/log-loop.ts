@@ -1,9 +1,10 @@
 import { ConfigError, ConflictError } from '@common-handlers/core'
 import { Alarm } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
+import { literal } from './names.ts'
 import { type PendingEvent, readPending } from './pending.ts'
 import { OwnConnection } from './own-connection.ts'
-import { type PoolClient, textRows } from './pool.ts'
+import { type PoolClient, textAnswers, textRows } from './pool.ts'
 import { type NotDone, type Outcome, failed, RunContext, withLimit } from './run.ts'
 import { isServerError, Savepoint } from './tx-loop.ts'
 import type { LoopContext } from './worker.ts'
@@ -189,16 +190,14 @@ export class LogLoop {
       await this.#register()
       const client = await this.#connection.get()
       const limit = this.#singles > 0 ? 1 : this.#context.options.batchSize
-      await client.query('BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0')
-      const rows = await textRows(client, `SELECT * FROM ${names.schema}.read_log($1, $2, $3, $4, $5, $6, $7)`, [
-        name,
-        presence.id,
-        this.#types,
-        limit,
-        alone,
-        Math.trunc(this.#context.queryTimeoutMs),
-        this.#tid,
-      ])
+      const timeoutMs = Math.trunc(this.#context.queryTimeoutMs)
+      const values = [name, presence.id, this.#types, limit, alone, timeoutMs, this.#tid]
+      const answers = await textAnswers(
+        client,
+        `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0;
+         SELECT * FROM ${names.schema}.read_log(${values.map(literal).join(', ')})`,
+      )
+      const rows = (answers.at(-1)?.rows ?? []) as (string | null)[][]
       const meta = JSON.parse(rows.pop()?.[META] ?? '') as Meta
       if (meta.state !== 'events') {
         await client.query('COMMIT')

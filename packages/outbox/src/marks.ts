@@ -1,3 +1,4 @@
+import type { Literal } from './names.ts'
 import type { ClaimMeta } from './pending.ts'
 
 /** No look at everything that is ready takes more than this part of the time. */
@@ -29,8 +30,13 @@ export class Marks {
     this.#fullAt = -Infinity
   }
 
+  /** No claim below it is open. */
+  get lowClaim(): string {
+    return this.#lowClaim
+  }
+
   /** What a claim is told of them, in the order of its parameters. */
-  get parameters(): readonly unknown[] {
+  get parameters(): readonly Literal[] {
     return [this.#lowClaim, this.#types, this.#priorities, this.#lows, this.#lane, this.#laneKey]
   }
 

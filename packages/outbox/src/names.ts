@@ -23,5 +23,17 @@ export function outboxNames(schema: string): OutboxNames {
 }
 
 export function quoteLiteral(text: string): string {
-  return `'${text.replaceAll("'", "''")}'`
+  const quoted = text.replaceAll("'", "''")
+  return text.includes('\\') ? ` E'${quoted.replaceAll('\\', '\\\\')}'` : `'${quoted}'`
+}
+
+/** What is written into the text of statements that go out together, since those have no parameters. */
+export type Literal = string | number | bigint | boolean | null | readonly (string | number | bigint)[]
+
+export function literal(value: Literal): string {
+  if (value === null) return 'NULL'
+  if (typeof value === 'string') return quoteLiteral(value)
+  if (typeof value !== 'object') return String(value)
+  const items = value.map((item) => (typeof item === 'string' ? `"${item.replaceAll(/["\\]/g, '\\$&')}"` : item))
+  return quoteLiteral(`{${items.join(',')}}`)
 }

@@ -30,8 +30,9 @@ class Pending implements PendingEvent {
     this.payload = payload ?? 'null'
     this.#headers = headers ?? null
     this.key = key ?? undefined
-    this.failed = Number(failed)
-    this.crashes = Number(crashes)
+    // NULL: 0.
+    this.failed = Number(failed ?? 0)
+    this.crashes = Number(crashes ?? 0)
     this.#createdAt = createdAt ?? ''
     this.expired = expired === 't'
   }
@@ -56,7 +57,6 @@ export function readPending(row: readonly (string | null)[]): PendingEvent {
 /** What `claim` says beside its events. */
 export interface ClaimMeta {
   readonly claim: string | null
-  readonly keys: readonly string[]
   readonly lowClaim: string
   readonly xmin: string
   readonly xmax: string
@@ -67,8 +67,6 @@ export interface ClaimMeta {
   readonly laneKey: string | null
   readonly dueMs: number | null
   readonly suspects: boolean
-  /** `tx`: events have become due, and are to be promoted outside of this transaction. */
-  readonly overdue: boolean
 }
 
 const META = 9

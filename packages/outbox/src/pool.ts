@@ -42,6 +42,12 @@ export async function textRows(client: PoolClient, text: string, values: unknown
   return rows as (string | null)[][]
 }
 
+/** Statements that go out in one message, separated by semicolons, with the answer to each. */
+export async function textAnswers(client: PoolClient, text: string): Promise<readonly PoolResult[]> {
+  const answers: PoolResult | readonly PoolResult[] = await client.query({ text, rowMode: 'array', types: asText })
+  return Array.isArray(answers) ? (answers as readonly PoolResult[]) : [answers]
+}
+
 /** Connections whose errors end nobody's process. */
 const heard = new WeakSet<PoolClient>()
 

@@ -53,8 +53,7 @@ export class RunContext implements DatabaseContext {
   #timedOut = false
   #expire: ((outcome: Outcome) => void) | undefined
   #stopped: Outcome | undefined
-  /** Not yet given back. */
-  readonly open: Set<OutboxRepository> = new Set()
+  #open: Set<OutboxRepository> | undefined
 
   constructor(event: ReceivedEvent, handler: BoundHandler, repositories: Repositories) {
     this.event = event
@@ -62,6 +61,16 @@ export class RunContext implements DatabaseContext {
     this.#repositories = repositories
     this.began = performance.now()
     this.deadline = this.began + handler.timeoutMs
+  }
+
+  /** The handler has asked for a repository. */
+  get asked(): boolean {
+    return this.#open !== undefined
+  }
+
+  /** Not yet given back. */
+  get open(): Set<OutboxRepository> {
+    return (this.#open ??= new Set())
   }
 
   get signal(): AbortSignal {
@@ -129,12 +138,15 @@ export class RunContext implements DatabaseContext {
   /** @internal What the handler forgot to close. */
   end(): OutboxRepository[] {
     this.#ended = true
-    return [...this.open]
+    return this.#open === undefined ? [] : [...this.#open]
   }
 }
 
-/** Runs the handler. Never rejects; the outcome does not know yet of limits of attempts. */
-export async function runHandler(event: PendingEvent, context: RunContext): Promise<Outcome> {
+/**
+ * Runs the handler. Never throws or rejects; the outcome does not know yet of limits of attempts. A handler that returns no
+ * promise has its outcome at once.
+ */
+export function runHandler(event: PendingEvent, context: RunContext): Outcome | Promise<Outcome> {
   const { handler } = context
   if (event.expired) return { verdict: 'dead', reason: 'expired', error: 'its time had passed before it was begun' }
   try {
@@ -143,7 +155,7 @@ export async function runHandler(event: PendingEvent, context: RunContext): Prom
     const running = isThenable(checked)
       ? Promise.resolve(checked).then((result) => handle(result, context))
       : handle(checked, context)
-    return isThenable(running) ? await Promise.race([running, context.stopped]) : running
+    return isThenable(running) ? Promise.race([running, context.stopped]).catch(failed) : running
   } catch (error) {
     return failed(error)
   }
@@ -162,7 +174,7 @@ function handle(checked: SchemaResult<unknown>, context: RunContext): Outcome | 
 }
 
 /** A promise of whatever make: query builders have their own. */
-function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
+export function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
   return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 }
 

@@ -1,13 +1,5 @@
 /** The moments between which a worker may die. Tests kill the process at each of them. */
-export type Step =
-  | 'tx claimed'
-  | 'tx noted'
-  | 'tx handled'
-  | 'tx finished'
-  | 'tx committed'
-  | 'lease claimed'
-  | 'lease settling'
-  | 'lease settled'
+export type Step = 'tx claimed' | 'tx handled' | 'tx committed' | 'lease claimed' | 'lease settling' | 'lease settled'
 
 /** @internal */
 export const steps: { onStep: ((step: Step) => void) | undefined } = { onStep: undefined }

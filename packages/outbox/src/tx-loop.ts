@@ -2,26 +2,23 @@ import { ConflictError, ConnectionError } from '@common-handlers/core'
 import { Alarm, Patience } from './alarm.ts'
 import type { BoundHandler } from './handler.ts'
 import { Marks } from './marks.ts'
+import { literal } from './names.ts'
 import { type PendingEvent, readMeta, readPending } from './pending.ts'
 import { OwnConnection } from './own-connection.ts'
-import { type PoolClient, textRows } from './pool.ts'
-import { claimText, finishText, type Finished, finishedJson, OutboxRepository } from './repository.ts'
-import { failed, type NotDone, type Outcome, type Repositories, RunContext, withLimit } from './run.ts'
+import { type PoolClient, textAnswers } from './pool.ts'
+import { finishText, type Finished, finishedJson, OutboxRepository } from './repository.ts'
+import { failed, isThenable, type NotDone, type Outcome, type Repositories, RunContext, withLimit } from './run.ts'
 import { steps } from './steps.ts'
 import type { LoopContext } from './worker.ts'
 
 const ERROR_PAUSE_MS = 250
 /** An event that loses its connection so often in a row is to blame for it. */
 const MAX_LOSSES = 3
-/** Due events that join the others in one statement. */
-const PROMOTED = 1000
 
 interface Batch {
+  /** None where there is no event. */
+  readonly claim: string | null
   readonly events: readonly PendingEvent[]
-  readonly keys: readonly string[]
-  readonly solo: boolean
-  /** Events that became due and joined the others meanwhile. */
-  readonly promoted: number
 }
 
 /** Runs events in the transaction that completes them: what the handlers write and the completion are one commit. */
@@ -32,27 +29,31 @@ export class TxLoop {
   readonly #alarm = new Alarm()
   readonly #patience = new Patience()
   readonly #connection: OwnConnection
-  /** The note of the batch before. */
-  #over: string | undefined
+  /** Among the loops of the worker. */
+  readonly #number: number
   #current: RunContext | undefined
   #dueMs: number | undefined
   /** A batch could not be committed: so many events run one by one, to find which of them it was. */
   #singles = 0
-  /** Notes of which the answer was lost. */
-  #doubtful: readonly (readonly bigint[])[] = []
   #losses: { readonly id: bigint; readonly count: number } | undefined
   #broken = false
   #stopping = false
   #solo: Promise<void> = Promise.resolve()
 
-  constructor(context: LoopContext, types: readonly string[]) {
+  constructor(context: LoopContext, types: readonly string[], number: number) {
     this.#context = context
+    this.#number = number
     this.#types = types
     this.#connection = new OwnConnection({ ...context.connection, onLost: () => this.#lose() })
   }
 
   get contexts(): Iterable<RunContext> {
     return this.#current === undefined ? [] : [this.#current]
+  }
+
+  /** It has nothing to do, and waits for somebody who wakes it. */
+  get asleep(): boolean {
+    return this.#alarm.awaited
   }
 
   wake(): void {
@@ -65,10 +66,9 @@ export class TxLoop {
     this.#alarm.ring()
   }
 
-  /** Another worker took over: the locks of this one are gone with its connection, or will hold until it ends. */
+  /** Another worker took over, so there was no transaction that held a claim. */
   lose(): void {
-    this.#over = undefined
-    this.#doubtful = []
+    this.#alarm.ring()
   }
 
   async run(): Promise<void> {
@@ -104,19 +104,17 @@ export class TxLoop {
   async #batch(solo: boolean): Promise<number> {
     const { presence } = this.#context
     const full = this.#marks.full
-    let claimed: Batch = { events: [], keys: [], solo, promoted: 0 }
+    let claimed: Batch = { claim: null, events: [] }
     let size = 0
     let handled = false
     try {
       await presence.ready()
       const client = await this.#connected()
-      claimed = await this.#claim(client, solo, full)
+      claimed = await this.#context.inTurn(() => this.#claim(client, solo, full))
       size = claimed.events.length
       if (size === 0) {
         await client.query('ROLLBACK')
-        // The last batch is over: its keys are free for others.
-        await this.#note(claimed)
-        if ((!full || claimed.promoted > 0) && !solo) {
+        if (!full && !solo) {
           this.#marks.forget()
           return this.#stopping ? 0 : await this.#batch(false)
         }
@@ -125,12 +123,10 @@ export class TxLoop {
       this.#patience.lose()
       this.#context.setIdle(this, false)
       steps.onStep?.('tx claimed')
-      await this.#note(claimed)
-      steps.onStep?.('tx noted')
       const outcomes = await this.#runAll(client, claimed.events)
       if (outcomes === undefined) return size
       handled = true
-      await this.#commit(client, outcomes)
+      await this.#commit(client, claimed, outcomes)
       steps.onStep?.('tx committed')
       this.#losses = undefined
       for (const { event, outcome, durationMs } of outcomes) this.#context.onSettled(event, outcome, durationMs)
@@ -138,12 +134,12 @@ export class TxLoop {
     } catch (error) {
       this.#abandon()
       this.#context.onError(error)
+      this.#context.onMore()
       const [only] = claimed.events
       if (size > 1) this.#singles = size
       // What is checked at commit speaks against the event; a connection that is lost does not, at first.
       else if (only !== undefined && handled && isServerError(error)) await this.#fail(only, failed(error))
       else if (only !== undefined) await this.#lostWith(only)
-      await this.#note({ events: [], keys: [], solo }).catch(() => undefined)
       if (!handled) await this.#alarm.sleep(ERROR_PAUSE_MS)
       this.#marks.forget()
       return size
@@ -152,57 +148,32 @@ export class TxLoop {
 
   async #claim(client: PoolClient, solo: boolean, full: boolean): Promise<Batch> {
     const { names, presence, options } = this.#context
+    const { schema } = names
+    const { id } = presence
     const total = solo || this.#singles > 0 ? 1 : options.batchSize
     if (this.#singles > 0) this.#singles -= 1
     const began = performance.now()
-    await client.query(`BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)}`)
-    const rows = await textRows(client, claimText(names), [
-      presence.id,
-      'tx',
-      this.#types,
-      this.#types.map(() => total),
-      total,
-      full,
-      ...this.#marks.parameters,
-      solo,
-    ])
+    const all = this.#types.map(() => total)
+    const values = [id, 'tx', this.#types, all, total, full, ...this.#marks.parameters, solo, this.#number]
+    const begin = `BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)}`
+    // What is about to run is written down before it runs: if the process dies of it, the others know.
+    const answers = await textAnswers(
+      client,
+      `${begin}; SELECT * FROM ${schema}.claim(${values.map(literal).join(', ')}); COMMIT;
+       ${begin}; SELECT ${schema}.hold(${id}, ${this.#number}, ${this.#marks.lowClaim})`,
+    )
+    const rows = (answers[2]?.rows ?? []) as (string | null)[][]
+    const [[held] = []] = (answers.at(-1)?.rows ?? []) as (string | null)[][]
     const meta = readMeta(rows[0])
+    if (meta.claim !== held) throw takenOver()
     const events = rows.slice(1).map(readPending)
     if (!solo) {
+      if (events.length === total) this.#context.onMore()
       this.#marks.note(meta, full, performance.now() - began)
       this.#dueMs = meta.dueMs ?? Infinity
       if (meta.suspects) this.#context.onSuspects()
     }
-    let promoted = 0
-    if (meta.overdue) {
-      const [[count] = []] = await presence.run(`SELECT ${names.schema}.promote($1)::text`, [PROMOTED])
-      promoted = Number(count)
-      this.#marks.forget()
-    }
-    return { events, keys: meta.keys, solo, promoted }
-  }
-
-  /** Writes down what is about to run, before it runs: if the process dies of it, the others know. */
-  async #note({ events, keys, solo }: Omit<Batch, 'promoted'>): Promise<void> {
-    const { names, presence } = this.#context
-    const doubtful = this.#doubtful
-    if (events.length === 0 && this.#over === undefined && doubtful.length === 0) return
-    const over = this.#over
-    this.#doubtful = [...doubtful, events.map(({ id }) => id)]
-    for (const ids of doubtful)
-      await presence.run(`DELETE FROM ${names.schema}.claim WHERE worker_id = $1 AND effect = 'tx' AND ids = $2::bigint[]`, [
-        presence.id,
-        ids,
-      ])
-    const [[claim] = []] = await presence.run(`SELECT ${names.schema}.begin_tx($1, $2, $3, $4, $5)::text`, [
-      presence.id,
-      over,
-      events.map(({ id }) => id),
-      keys,
-      solo,
-    ])
-    this.#over = claim ?? undefined
-    this.#doubtful = []
+    return { claim: meta.claim, events }
   }
 
   /** Undefined when a handler had to be left behind: the transaction is given up, with all that was done in it. */
@@ -217,7 +188,8 @@ export class TxLoop {
         if (event.key !== undefined) blocked.add(event.key)
         continue
       }
-      const { outcome, durationMs } = await this.#runOne(event, handler, savepoint)
+      const running = this.#runOne(event, handler, savepoint)
+      const { outcome, durationMs } = isThenable(running) ? await running : running
       steps.onStep?.('tx handled')
       if (savepoint.abandoned || this.#broken) {
         const lost = this.#broken
@@ -234,11 +206,28 @@ export class TxLoop {
     return ended
   }
 
-  async #runOne(event: PendingEvent, handler: BoundHandler, savepoint: Savepoint): Promise<Omit<Ended, 'event'>> {
+  /** A handler that returns no promise, and asks for nothing, is over at once. */
+  #runOne(event: PendingEvent, handler: BoundHandler, savepoint: Savepoint): Run | Promise<Run> {
     savepoint.next()
     const context = new RunContext(event, handler, savepoint)
     this.#current = context
-    const outcome = await this.#context.run(event, context)
+    const running = this.#context.run(event, context)
+    if (isThenable(running) || running.verdict !== 'done' || context.asked) return this.#clear(event, context, running, savepoint)
+    const durationMs = this.#context.durationOf(context)
+    this.#current = undefined
+    context.end()
+    return { outcome: running, durationMs }
+  }
+
+  /** What a handler leaves behind. */
+  async #clear(
+    event: PendingEvent,
+    context: RunContext,
+    running: Outcome | Promise<Outcome>,
+    savepoint: Savepoint,
+  ): Promise<Run> {
+    const { handler } = context
+    const outcome = await running
     const durationMs = this.#context.durationOf(context)
     this.#current = undefined
     const forgotten = context.end()
@@ -252,20 +241,21 @@ export class TxLoop {
     return { outcome: withLimit(result, event, handler, this.#context.options.backoff), durationMs }
   }
 
-  async #commit(client: PoolClient, outcomes: readonly Ended[]): Promise<void> {
+  async #commit(client: PoolClient, { claim }: Batch, outcomes: readonly Ended[]): Promise<void> {
     const done: bigint[] = []
     const others: Finished[] = []
     for (const { event, outcome } of outcomes) {
       if (outcome.verdict === 'done') done.push(event.id)
       else if (outcome.verdict !== 'release') others.push({ id: event.id, attempts: event.failed, ...outcome })
     }
-    const values = [done, others.length === 0 ? null : finishedJson(others), true]
-    await textRows(client, `SELECT ${this.#context.names.schema}.finish($1, $2, $3)`, values)
-    steps.onStep?.('tx finished')
-    const committed = await client.query('COMMIT')
+    const values = [claim, done, others.length === 0 ? null : finishedJson(others)]
+    const answers = await textAnswers(
+      client,
+      `SELECT ${this.#context.names.schema}.complete(${values.map(literal).join(', ')}); COMMIT`,
+    )
     // What fails in a transaction turns its COMMIT into a ROLLBACK, without an error.
-    if (committed.command !== undefined && committed.command !== 'COMMIT')
-      throw new Error(`the server answered COMMIT with ${committed.command}`)
+    const command = answers.at(-1)?.command
+    if (command !== undefined && command !== 'COMMIT') throw new Error(`the server answered COMMIT with ${command}`)
   }
 
   /** Outside of the transaction that it broke. */
@@ -312,16 +302,23 @@ function connectionLost(): ConnectionError {
   return new ConnectionError('the connection of the transaction was lost', { code: 'OUTBOX_CONNECTION_LOST', retry: 'safe' })
 }
 
+function takenOver(): ConflictError {
+  return new ConflictError('another worker took over: this one was not heard of', { code: 'OUTBOX_LEASE_LOST' })
+}
+
 function notAwaited(type: string): ConflictError {
   return new ConflictError(`the handler of ${type} ended before one of its statements did: await it`, {
     code: 'OUTBOX_STATEMENT_NOT_AWAITED',
   })
 }
 
-interface Ended {
-  readonly event: PendingEvent
+interface Run {
   readonly outcome: Outcome
   readonly durationMs?: number | undefined
+}
+
+interface Ended extends Run {
+  readonly event: PendingEvent
 }
 
 /** The server refused a statement; it did not end the connection. */

@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type CloseOptions, ConfigError, ConnectionError, type Logger, silentLogger } from '@common-handlers/core'
 import { readWorkerConfig, type WorkerConfig, type WorkerConfigInput } from './config.ts'
 import { Gate } from './gate.ts'
@@ -100,14 +101,18 @@ export interface LoopContext {
   readonly database: HandlerDatabase
   readonly gate: Gate
   readonly rates: Rates
-  /** Runs the handler. Never rejects. */
-  run(event: PendingEvent, context: RunContext): Promise<Outcome>
+  /** Runs the handler. Never throws or rejects. */
+  run(event: PendingEvent, context: RunContext): Outcome | Promise<Outcome>
   /** Milliseconds since the attempt began, where somebody wants to know. */
   durationOf(context: RunContext): number | undefined
   onSettled(event: PendingEvent, outcome: Outcome, durationMs?: number): void
   onSuspects(): void
+  /** There may be more than this one takes: another one is to look as well. */
+  onMore(): void
   onError(error: unknown): void
   setIdle(loop: object, idle: boolean): void
+  /** One after the other: two that claim at the same time look at the same events. */
+  inTurn<T>(work: () => Promise<T>): Promise<T>
   takeBack(type: string, forgotten: readonly OutboxRepository[]): Promise<void>
 }
 
@@ -116,6 +121,8 @@ const BUSY_MS = 100
 /** The server ends a statement at its limit; what has not been heard of so long after it is not to come. */
 const SILENCE_MARGIN_MS = 2000
 const WATCH_MS = 100
+/** So long a loop waits for another one at most: that one may have a connection that fell silent. */
+const TURN_MS = 1000
 const DEFAULT_GRACE_MS = 10_000
 
 /**
@@ -140,6 +147,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
   #solo = false
   #state: WorkerStatus['state'] = 'new'
   #runs: Promise<void>[] = []
+  #turn: Promise<unknown> = Promise.resolve()
   #starting: Promise<void> | undefined
   #stopped: Promise<void> | undefined
 
@@ -238,11 +246,18 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
       durationOf: (run) => (this.listenerCount('settled') === 0 ? undefined : performance.now() - run.began),
       onSettled: (event, outcome, durationMs) => this.#settled(event, outcome, durationMs),
       onSuspects: () => void this.#runSolo(),
+      onMore: () => this.#asleep()?.wake(),
       onError: (error) => {
         this.#log.warn({ err: error }, 'tried again after an error')
         this.emit('trouble', error)
       },
       setIdle: (loop, idle) => this.#setIdle(loop, idle),
+      inTurn: (work) => {
+        const turn = this.#turn.then(work)
+        const longEnough = sleep(TURN_MS, undefined, { ref: false })
+        this.#turn = Promise.race([turn.catch(() => undefined), longEnough])
+        return turn
+      },
       takeBack: async (type, forgotten) => {
         await Promise.all(forgotten.map((repository) => repository.close()))
         this.#log.warn({ type }, `the handler of ${type} did not close its repository: it was closed for it`)
@@ -256,7 +271,7 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     const transactions = inTx.length > redriven.length ? this.#config.txConnections : Math.min(1, redriven.length)
     this.#loops = [
       ...(leased.length === 0 ? [] : [new LeaseLoop(context, leased)]),
-      ...Array.from({ length: transactions }, () => new TxLoop(context, inTx)),
+      ...Array.from({ length: transactions }, (_, number) => new TxLoop(context, inTx, number)),
       ...consumers.map((consumer) => new LogLoop(context, consumer)),
     ]
   }
@@ -348,18 +363,29 @@ export class OutboxWorker extends EventEmitter<OutboxWorkerEvents> implements As
     for (const client of clients) client.release()
   }
 
+  /** Of the transactions one is enough: it takes what there is, and has the next one woken when that is too much for it. */
   #wake(): void {
-    for (const loop of this.#loops) loop.wake()
+    const one = this.#asleep()
+    for (const loop of this.#loops) if (one === undefined || loop === one || !(loop instanceof TxLoop)) loop.wake()
+  }
+
+  #asleep(): TxLoop | undefined {
+    return this.#loops.filter((loop) => loop instanceof TxLoop).find((loop) => loop.asleep)
   }
 
   #settled(event: PendingEvent, outcome: Outcome, durationMs: number | undefined): void {
     const { verdict, error, delay, reason }: Omit<NotDone, 'verdict'> & Pick<Outcome, 'verdict'> = outcome
     const { id, type, attempt } = event
+    if (verdict === 'done') {
+      if (this.listenerCount('settled') > 0)
+        this.emit('settled', { type, id, attempt, outcome: 'done', ...(durationMs === undefined ? {} : { durationMs }) })
+      return
+    }
     const log = { type, id: String(id), attempt, ...(error === undefined ? {} : { error }) }
     if (verdict === 'retry') this.#log.warn({ ...log, delayMs: delay }, `the handler of ${type} failed, and is tried again`)
     else if (verdict === 'dead') this.#log.error({ ...log, reason }, `an event of ${type} became a dead letter`)
     if (this.listenerCount('settled') === 0) return
-    const names = { done: 'done', retry: 'retry', dead: 'dead', discard: 'discarded', release: 'released' } as const
+    const names = { retry: 'retry', dead: 'dead', discard: 'discarded', release: 'released' } as const
     this.emit('settled', {
       type,
       id,

@@ -293,13 +293,62 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       }
     })
 
+    it('takes nothing over while the transaction that holds it is open', async () => {
+      await own.put('a', [1])
+      const old = `clock_timestamp() - interval '1 minute'`
+      const worker = await own.one<string>(
+        `INSERT INTO outbox.worker (name, presence, beat_at) VALUES ('w', 'heartbeat', ${old}) RETURNING id`,
+      )
+      const claim = `claim(${worker}, 'tx', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false, 0)`
+      const claimed = (): Promise<number> => own.one(`SELECT count(id)::int FROM outbox.${claim}`)
+      const rescue = `SELECT outbox.rescue(-1, '15 seconds', 3)`
+      expect(await claimed()).toBe(1)
+      const holder = await own.connect()
+      await holder.query('BEGIN')
+      const { rows } = await holder.query<{ held: string | null }>(`SELECT outbox.hold(${worker}, 0, 0) AS held`)
+      expect(rows[0]?.held).not.toBeNull()
+      // Neither by another worker, nor by this one on another connection.
+      expect(await own.one(rescue)).toBe(0)
+      expect(await claimed()).toBe(0)
+      await holder.query('ROLLBACK')
+      expect(await claimed()).toBe(1)
+      expect(await own.one(rescue)).toBe(1)
+      expect(await own.one(`SELECT outbox.hold(${worker}, 0, 0)`)).toBeNull()
+      expect(await own.one('SELECT suspect FROM outbox.event')).toBe(true)
+    })
+
+    it('holds no lane while a handler runs: other keys of it go on', async () => {
+      const { rows } = await own.pool.query<{ key: string }>(
+        `SELECT 'k' || n AS key FROM generate_series(1, 1000) n WHERE hashtextextended('k' || n, 0) & 63 = 7 LIMIT 2`,
+      )
+      const [long, quick] = rows.map(({ key }) => key)
+      const seen: unknown[] = []
+      const handlers: Handlers = {
+        long: { effect: 'tx', handler: (_: unknown, { signal }: { signal: AbortSignal }) => aborted(signal) },
+        quick: { effect: 'tx', handler: (n: number) => void seen.push(n) },
+      }
+      await own.put('long', [0], { key: () => long ?? '' })
+      const worker = own.worker({ handlers, txConnections: 2 })
+      await worker.start()
+      await until(() => worker.status.running === 1)
+      await own.put('quick', [1], { key: () => quick ?? '' })
+      await until(() => seen.length === 1)
+      expect(worker.status.running).toBe(1)
+      await worker.stop({ graceMs: 0 })
+    })
+
     it('lets a worker that was buried claim nothing', async () => {
       await own.put('a', [1])
-      const { rows } = await own.pool.query(
-        `SELECT id FROM outbox.claim(12345, 'lease', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false)`,
-      )
-      expect(rows).toEqual([{ id: null }])
-      await expect(own.pool.query(`SELECT outbox.begin_tx(12345, NULL, '{1}', '{}', false)`)).rejects.toThrow('not registered')
+      for (const [effect, loop] of [
+        ['lease', null],
+        ['tx', 0],
+      ]) {
+        const { rows } = await own.pool.query(
+          `SELECT id FROM outbox.claim(12345, $1, '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false, $2)`,
+          [effect, loop],
+        )
+        expect(rows).toEqual([{ id: null }])
+      }
       expect(await own.one('SELECT count(*)::int FROM outbox.claim')).toBe(0)
     })
 

@@ -10,7 +10,7 @@ import { startWorkerProcess } from './worker-process.ts'
 type KillPoint = Step | 'before write' | 'after write'
 
 const points: Readonly<Record<'tx' | 'lease', readonly KillPoint[]>> = {
-  tx: ['tx claimed', 'tx noted', 'before write', 'after write', 'tx handled', 'tx finished', 'tx committed'],
+  tx: ['tx claimed', 'before write', 'after write', 'tx handled', 'tx committed'],
   lease: ['lease claimed', 'before write', 'after write', 'lease settling', 'lease settled'],
 }
 /** At which passing of the point the process dies. */

@@ -4,7 +4,6 @@ import type { ClaimMeta } from '../src/pending.ts'
 
 const meta = (lowClaim: number, xmin: number, xmax: number): ClaimMeta => ({
   claim: null,
-  keys: [],
   lowClaim: String(lowClaim),
   xmin: String(xmin),
   xmax: String(xmax),
@@ -15,7 +14,6 @@ const meta = (lowClaim: number, xmin: number, xmax: number): ClaimMeta => ({
   laneKey: null,
   dueMs: null,
   suspects: false,
-  overdue: false,
 })
 
 it('does not pass over a claim that was committed late', () => {

@@ -110,8 +110,9 @@ class Run {
 
   async do(given: Command): Promise<void> {
     if (given.do === 'wait') await sleep(given.ms)
-    else if (given.do === 'start') await this.#start(given.types, given.batchSize)
-    else if (given.do === 'enqueue') this.#enqueue(given)
+    else if (given.do === 'start') {
+      if (this.#workers.length < 5) await this.#start(given.types, given.batchSize)
+    } else if (given.do === 'enqueue') this.#enqueue(given)
     else if (given.do === 'stop') {
       const [worker] = this.#workers.splice(given.which % Math.max(1, this.#workers.length), 1)
       await worker?.stop({ graceMs: given.graceMs })
@@ -131,7 +132,8 @@ class Run {
   async end(): Promise<string[]> {
     await Promise.all(this.#transactions)
     await this.#producers.query('DELETE FROM outbox.paused')
-    await this.#start(['a', 'b'], 10)
+    // The pool may lend it a connection that was just cut.
+    for (let tries = 0; tries < 10 && !(await this.#start(['a', 'b'], 10)); tries++) await sleep(50)
     const problems: string[] = []
     const end = performance.now() + 20_000
     const left = async (): Promise<string[]> =>
@@ -188,8 +190,8 @@ class Run {
     }
   }
 
-  async #start(types: readonly ('a' | 'b')[], batchSize: number): Promise<void> {
-    if (this.#workers.length >= 5) return
+  /** False where its first connection was cut. */
+  async #start(types: readonly ('a' | 'b')[], batchSize: number): Promise<boolean> {
     /** The attempts that run in this worker, by event. */
     const running = new Map<string, string>()
     const leased = new Set<string>()
@@ -256,16 +258,13 @@ class Run {
       this.#attempts.set(String(id), attempt)
       this.#records.push({ what: 'completed', event: String(id), run: running.get(String(id)) ?? 'none', as: outcome })
     })
-    for (;;) {
-      try {
-        await worker.start()
-        break
-      } catch {
-        // Its first connection was cut.
-        return
-      }
+    try {
+      await worker.start()
+    } catch {
+      return false
     }
     this.#workers.push(worker)
+    return true
   }
 
   async #check(): Promise<string[]> {

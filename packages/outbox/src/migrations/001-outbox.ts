@@ -62,12 +62,19 @@ CREATE TABLE ${s}.claim (
   id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   worker_id bigint NOT NULL,
   effect    text NOT NULL CHECK (effect IN ('tx', 'lease')),
+  loop      smallint,
   solo      boolean NOT NULL DEFAULT false,
   ids       bigint[] NOT NULL,
   keys      text[] NOT NULL DEFAULT '{}',
   begun_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
-COMMENT ON TABLE ${s}.claim IS 'Events that a worker has begun, or may begin at any moment. Nobody else takes them while this row is there';
+-- Ids of a large batch are packed each time: the quick way, where the server was built with it.
+DO $d$ BEGIN
+  ALTER TABLE ${s}.claim ALTER COLUMN ids SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN NULL;
+END $d$;
+COMMENT ON TABLE ${s}.claim IS 'Events that a worker has begun, or may begin at any moment. Nobody takes them while this row is there';
+COMMENT ON COLUMN ${s}.claim.loop IS 'tx: which of the worker''s transactions holds this row';
 
 CREATE TABLE ${s}.dead_letter (
   id         bigint PRIMARY KEY,
@@ -204,20 +211,22 @@ END $f$;
 
 -- claim: hands out events. The first row has no id: it says in meta which claim it is, where the next scan may begin,
 -- when the next event is due, and whether there are suspects.
---   p_effect   tx: the rows stay locked until the caller's transaction ends; lease: a row of claim stands for them
+--   p_effect   lease, and tx with p_loop: a row of claim stands for the events once this is committed;
+--              tx without p_loop: they stay locked until the caller's transaction ends, and nothing is written down
 --   p_full     look at everything that is ready; else only behind the marks p_type, p_priority, p_low
 --   p_low_claim  no claim below it is open
 CREATE FUNCTION ${s}.claim(
   p_worker bigint, p_effect text, p_types text[], p_limits int[], p_total int, p_full boolean, p_low_claim bigint,
-  p_type text[], p_priority smallint[], p_low bigint[], p_lane int, p_lane_key text, p_solo boolean
+  p_type text[], p_priority smallint[], p_low bigint[], p_lane int, p_lane_key text, p_solo boolean, p_loop int DEFAULT NULL
 ) RETURNS TABLE (
   id bigint, type text, payload text, headers text, key text, attempts int, crashes int, created_at double precision, expired boolean,
   meta json
 ) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $f$
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $f$
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();
+  v_lasting boolean := p_effect = 'lease' OR p_loop IS NOT NULL;
   v_snapshot pg_snapshot;
   v_claimed bigint[];
   v_claimed_keys text[];
@@ -244,12 +253,18 @@ DECLARE
   v_pair record;
   v_event record;
 BEGIN
-  -- Which events and keys are begun elsewhere. A tx claim of this worker's own is over or holds its locks.
+  IF p_loop IS NOT NULL THEN
+    -- What is claimed for a transaction outlives the worker, not the server: it need not wait for the disk.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    -- What this loop left behind is over, unless a connection that was given up still holds it.
+    DELETE FROM ${s}.claim WHERE id = ANY (array(
+      SELECT c.id FROM ${s}.claim c WHERE c.id >= p_low_claim AND c.worker_id = p_worker AND c.loop = p_loop FOR UPDATE SKIP LOCKED));
+  END IF;
+  -- Which events are begun.
   SELECT coalesce(array_agg(u.id) FILTER (WHERE u.id IS NOT NULL), '{}'), coalesce(min(c.id), p_low_claim),
       pg_current_snapshot()
     INTO v_claimed, v_low_claim, v_snapshot
-    FROM ${s}.claim c LEFT JOIN LATERAL unnest(c.ids) u (id) ON c.worker_id <> p_worker OR c.effect = 'lease'
-    WHERE c.id >= p_low_claim;
+    FROM ${s}.claim c LEFT JOIN LATERAL unnest(c.ids) u (id) ON true WHERE c.id >= p_low_claim;
   SELECT coalesce(array_agg(l.type ORDER BY l.place), '{}'), coalesce(array_agg(l.n ORDER BY l.place), '{}') INTO v_types, v_rest
     FROM unnest(p_types, p_limits) WITH ORDINALITY l (type, n, place) WHERE l.type NOT IN (SELECT p.type FROM ${s}.paused p);
 
@@ -266,8 +281,7 @@ BEGIN
       IF v_event.key IS NOT NULL THEN
         PERFORM FROM ${s}.lane l WHERE l.id = hashtextextended(v_event.key, 0) & ${LANES - 1} FOR UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
-        CONTINUE WHEN EXISTS (SELECT FROM ${s}.claim c WHERE c.id >= p_low_claim AND v_event.key = ANY (c.keys)
-          AND (c.worker_id <> p_worker OR c.effect = 'lease'));
+        CONTINUE WHEN EXISTS (SELECT FROM ${s}.claim c WHERE c.id >= p_low_claim AND v_event.key = ANY (c.keys));
         CONTINUE WHEN EXISTS (SELECT FROM ${s}.event p
           WHERE p.lane = hashtextextended(v_event.key, 0) & ${LANES - 1} AND p.key = v_event.key AND p.id < v_event.id);
         v_keys := array[v_event.key];
@@ -276,7 +290,7 @@ BEGIN
       EXIT;
     END LOOP;
   ELSE
-    IF p_full AND p_effect = 'lease' THEN PERFORM ${s}.promote(p_total); END IF;
+    IF p_full AND v_lasting THEN PERFORM ${s}.promote(p_total); END IF;
 
     -- Events without a key: by priority, types taking turns.
     FOR v_pair IN
@@ -329,7 +343,7 @@ BEGIN
         CONTINUE WHEN NOT FOUND;
         -- Read behind the lock: what another worker claimed in this lane is visible now.
         SELECT coalesce(array_agg(u.key), '{}') INTO v_claimed_keys FROM ${s}.claim c, unnest(c.keys) u (key)
-          WHERE c.id >= p_low_claim AND (c.worker_id <> p_worker OR c.effect = 'lease');
+          WHERE c.id >= p_low_claim;
         v_from := v_lane_key;
         v_key := v_lane_key;
         v_wrapped := v_from IS NULL;
@@ -370,16 +384,18 @@ BEGIN
 
   IF cardinality(v_ids) > 0 THEN
     -- Behind the locks: a claim that was committed since the first look is visible now.
-    v_ids := array(SELECT u.id FROM unnest(v_ids) WITH ORDINALITY u (id, place)
-      WHERE u.id NOT IN (SELECT unnest(c.ids) FROM ${s}.claim c
-        WHERE c.id >= p_low_claim AND (c.worker_id <> p_worker OR c.effect = 'lease')) ORDER BY u.place);
-    IF p_effect = 'lease' THEN
+    v_found := array(SELECT unnest(c.ids) FROM ${s}.claim c WHERE c.id >= p_low_claim);
+    IF cardinality(v_found) > 0 THEN
+      v_ids := array(SELECT u.id FROM unnest(v_ids) WITH ORDINALITY u (id, place)
+        WHERE u.id NOT IN (SELECT unnest(v_found)) ORDER BY u.place);
+    END IF;
+    IF v_lasting THEN
       -- A worker that was buried claims nothing: nobody would free it. The lock keeps those who bury it waiting.
       PERFORM FROM ${s}.worker w WHERE w.id = p_worker FOR KEY SHARE;
       IF NOT FOUND THEN v_ids := '{}'; END IF;
     END IF;
-    IF p_effect = 'lease' AND cardinality(v_ids) > 0 THEN
-      INSERT INTO ${s}.claim (worker_id, effect, solo, ids, keys) VALUES (p_worker, 'lease', p_solo, v_ids, v_keys)
+    IF v_lasting AND cardinality(v_ids) > 0 THEN
+      INSERT INTO ${s}.claim (worker_id, effect, loop, solo, ids, keys) VALUES (p_worker, p_effect, p_loop, p_solo, v_ids, v_keys)
         RETURNING claim.id INTO v_claim;
     END IF;
   END IF;
@@ -388,34 +404,43 @@ BEGIN
     SELECT min(e.available_at) INTO v_due FROM ${s}.event e WHERE e.available_at IS NOT NULL AND e.available_at > v_now;
   END IF;
   v_meta := json_build_object(
-    'claim', v_claim::text, 'keys', v_keys, 'lowClaim', v_low_claim::text,
+    'claim', v_claim::text, 'lowClaim', v_low_claim::text,
     'xmin', pg_snapshot_xmin(v_snapshot)::text, 'xmax', pg_snapshot_xmax(v_snapshot)::text, 'types', v_mark_types, 'priorities', v_mark_priorities, 'lows', v_mark_lows::text[], 'lane', v_lane, 'laneKey', v_lane_key,
     'dueMs', ceil(extract(epoch FROM v_due - v_now) * 1000),
-    'overdue', p_full AND p_effect = 'tx' AND EXISTS (SELECT FROM ${s}.event e WHERE e.available_at <= v_now),
     'suspects', EXISTS (SELECT FROM ${s}.event e WHERE e.suspect AND e.type = ANY (v_types)
       AND (e.available_at IS NULL OR e.available_at <= v_now) AND e.id NOT IN (SELECT unnest(v_claimed))
       AND (e.key IS NULL OR NOT EXISTS (SELECT FROM ${s}.event p WHERE p.lane = e.lane AND p.key = e.key AND p.id < e.id))));
   RETURN QUERY SELECT NULL::bigint, NULL, NULL, NULL, NULL, NULL::int, NULL::int, NULL::float8, NULL::boolean, v_meta;
-  RETURN QUERY
-    SELECT e.id, e.type, e.payload::text, e.headers::text, e.key, e.attempts::int, e.crashes::int,
-        extract(epoch FROM e.created_at)::float8 * 1000, e.expires_at <= v_now, NULL::json
-      FROM unnest(v_ids) WITH ORDINALITY u (id, place) JOIN ${s}.event e ON e.id = u.id ORDER BY u.place;
+  -- What is mostly so is NULL: it costs nothing on the way.
+  IF cardinality(v_mark_types) = 1 AND cardinality(v_keys) = 0 AND v_ids[cardinality(v_ids)] - v_ids[1] < 2 * cardinality(v_ids) THEN
+    -- Of one type and priority, and close together: in one go along the index.
+    RETURN QUERY
+      SELECT e.id, e.type, e.payload::text, e.headers::text, e.key, nullif(e.attempts::int, 0), nullif(e.crashes::int, 0),
+          date_part('epoch', e.created_at) * 1000, nullif(e.expires_at <= v_now, false), NULL::json
+        FROM ${s}.event e WHERE e.id BETWEEN v_ids[1] AND v_ids[cardinality(v_ids)] AND (e.id IN (SELECT unnest(v_ids))) IS TRUE
+        ORDER BY e.id;
+  ELSE
+    RETURN QUERY
+      SELECT e.id, e.type, e.payload::text, e.headers::text, e.key, nullif(e.attempts::int, 0), nullif(e.crashes::int, 0),
+          date_part('epoch', e.created_at) * 1000, nullif(e.expires_at <= v_now, false), NULL::json
+        FROM unnest(v_ids) WITH ORDINALITY u (id, place) JOIN ${s}.event e ON e.id = u.id ORDER BY u.place;
+  END IF;
 END $f$;
 
--- begin_tx: notes what a tx worker is about to run, and that its last batch is over. The note outlives the worker, not the
--- server: it need not wait for the disk.
-CREATE FUNCTION ${s}.begin_tx(p_worker bigint, p_over bigint, p_ids bigint[], p_keys text[], p_solo boolean)
-RETURNS bigint LANGUAGE plpgsql SET enable_seqscan = off AS $f$
+-- hold: the transaction in which events run holds their claim. While it is open nobody takes over; NULL: somebody has.
+CREATE FUNCTION ${s}.hold(p_worker bigint, p_loop int, p_low_claim bigint) RETURNS bigint LANGUAGE plpgsql SET enable_seqscan = off AS $f$
 DECLARE v_claim bigint;
 BEGIN
-  PERFORM set_config('synchronous_commit', 'off', true);
-  DELETE FROM ${s}.claim WHERE id = p_over;
-  IF cardinality(p_ids) > 0 THEN
-    PERFORM FROM ${s}.worker w WHERE w.id = p_worker FOR KEY SHARE;
-    IF NOT FOUND THEN RAISE EXCEPTION 'worker % is not registered any more', p_worker; END IF;
-    INSERT INTO ${s}.claim (worker_id, effect, solo, ids, keys) VALUES (p_worker, 'tx', p_solo, p_ids, p_keys) RETURNING id INTO v_claim;
-  END IF;
+  SELECT c.id INTO v_claim FROM ${s}.claim c WHERE c.id >= p_low_claim AND c.worker_id = p_worker AND c.loop = p_loop
+    FOR UPDATE SKIP LOCKED;
   RETURN v_claim;
+END $f$;
+
+-- complete: the end of events and of their claim, in the transaction that holds it.
+CREATE FUNCTION ${s}.complete(p_claim bigint, p_done bigint[], p_failed json) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $f$
+BEGIN
+  PERFORM ${s}.finish(p_done, p_failed, true);
+  DELETE FROM ${s}.claim WHERE id = p_claim;
 END $f$;
 
 -- settle: the end of attempts of leased events, each under the claim it was begun with. A claim that is gone has been
@@ -486,10 +511,11 @@ BEGIN
     PERFORM FROM ${s}.worker w WHERE w.id = v_worker.id
       AND (w.presence = 'session' OR w.beat_at < clock_timestamp() - p_beat_limit) FOR UPDATE SKIP LOCKED;
     CONTINUE WHEN NOT FOUND;
-    PERFORM FROM ${s}.claim c WHERE c.worker_id = v_worker.id ORDER BY c.id FOR UPDATE;
+    -- What is still locked: the server has not yet noticed the death of its connection.
+    CONTINUE WHEN (SELECT count(*) FROM (SELECT FROM ${s}.claim c WHERE c.worker_id = v_worker.id FOR UPDATE SKIP LOCKED) locked)
+      < (SELECT count(*) FROM ${s}.claim c WHERE c.worker_id = v_worker.id);
     v_ids := array(SELECT DISTINCT unnest(c.ids) FROM ${s}.claim c WHERE c.worker_id = v_worker.id);
     v_solo := array(SELECT unnest(c.ids) FROM ${s}.claim c WHERE c.worker_id = v_worker.id AND c.solo);
-    -- Rows that are still locked: the server has not yet noticed the death of their connection.
     CONTINUE WHEN (SELECT count(*) FROM (SELECT FROM ${s}.event e WHERE e.id = ANY (v_ids) FOR UPDATE SKIP LOCKED) locked)
       < (SELECT count(*) FROM ${s}.event e WHERE e.id = ANY (v_ids));
     UPDATE ${s}.event e SET suspect = true, crashes = e.crashes + (e.id = ANY (v_solo))::int WHERE e.id = ANY (v_ids);
