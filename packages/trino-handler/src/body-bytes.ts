@@ -29,3 +29,51 @@ export function free(bytes: Buffer): void {
 
 /** Small buffers share a slab with others. */
 const isOwn = (bytes: Buffer): boolean => bytes.buffer.byteLength > Buffer.poolSize
+
+const BLOCK = 256 * 1024
+
+/** A body in blocks of {@link Blocks}. */
+export interface BlockBytes {
+  readonly blocks: readonly Buffer[]
+  /** Of all; the last block is full up to there. */
+  readonly length: number
+}
+
+/**
+ * Memory for the segments of a result: blocks of one size, each used again as soon as it is read. Buffers that are as long
+ * as a segment, one after the other of another length, leave holes between them that stay with the process.
+ */
+export class Blocks {
+  readonly #free: Buffer[] = []
+
+  async collect(body: AsyncIterable<Uint8Array>): Promise<BlockBytes> {
+    const blocks: Buffer[] = []
+    let length = 0
+    for await (const chunk of body) {
+      for (let at = 0; at < chunk.length;) {
+        const from = length % BLOCK
+        if (from === 0) blocks.push(this.#free.pop() ?? Buffer.allocUnsafeSlow(BLOCK))
+        const count = Math.min(BLOCK - from, chunk.length - at)
+        blocks.at(-1)?.set(chunk.subarray(at, at + count), from)
+        at += count
+        length += count
+      }
+    }
+    return { blocks, length }
+  }
+
+  /** The bytes, a block at a time; it is used again when the next one is asked for. */
+  *read({ blocks, length }: BlockBytes): Generator<Buffer, void, undefined> {
+    let left = length
+    for (const block of blocks) {
+      yield block.subarray(0, left)
+      left -= BLOCK
+      this.#free.push(block)
+    }
+  }
+
+  /** Gives the memory back that is not in use. */
+  free(): void {
+    for (const block of this.#free.splice(0)) free(block)
+  }
+}
