@@ -1,10 +1,9 @@
+import { setImmediate as turn } from 'node:timers/promises'
+
 /** Room for an answer whose length is not known. */
 const FIRST = 256 * 1024
 
-/**
- * A body in one buffer of its own. Its chunks are copied as they come, and die young: kept in a list until the end they
- * would outlive the collections of new objects, and be freed only when the heap is large.
- */
+/** A body in one buffer of its own. Its chunks are copied as they come. */
 export async function collect(body: AsyncIterable<Uint8Array>, length: number): Promise<Buffer> {
   let bytes = Buffer.allocUnsafeSlow(Number.isSafeInteger(length) && length >= 0 ? length : FIRST)
   let filled = 0
@@ -18,8 +17,17 @@ export async function collect(body: AsyncIterable<Uint8Array>, length: number): 
     }
     bytes.set(chunk, filled)
     filled = needed
+    letGo(chunk)
   }
   return bytes.subarray(0, filled)
+}
+
+/**
+ * Gives the memory of a chunk back that was read: the collector does not see how large it is, and comes when there are 64 MB
+ * of them. What ends with its memory is the last that a connection has read into it.
+ */
+function letGo({ buffer, byteOffset, length }: Uint8Array): void {
+  if (byteOffset + length === buffer.byteLength) free(Buffer.from(buffer))
 }
 
 /** Gives the memory of a collected body back at once; what is left of it afterwards is empty. */
@@ -57,7 +65,10 @@ export class Blocks {
         blocks.at(-1)?.set(chunk.subarray(at, at + count), from)
         at += count
         length += count
+        // Whoever reads the segment before goes on, and its blocks are used again for this one.
+        if (length % BLOCK === 0) await turn()
       }
+      letGo(chunk)
     }
     return { blocks, length }
   }
