@@ -5,6 +5,7 @@ export class Stop {
   readonly #controller = new AbortController()
   readonly #release: () => void
   #timer: NodeJS.Timeout | undefined
+  #isOver = false
 
   /** @throws the signal's reason */
   constructor(signal: AbortSignal) {
@@ -19,7 +20,8 @@ export class Stop {
   /** Ends it after so long, counted from now; a time that was given before counts no more. Infinity: not. */
   after(ms: number, reason: () => Error): void {
     this.rest()
-    if (ms !== Infinity) this.#timer = setTimeout(() => this.#controller.abort(reason()), Math.min(ms, MAX_TIMER_MS))
+    if (ms !== Infinity && !this.#isOver)
+      this.#timer = setTimeout(() => this.#controller.abort(reason()), Math.min(ms, MAX_TIMER_MS))
   }
 
   /** Counts the time from now. */
@@ -34,6 +36,7 @@ export class Stop {
 
   /** The request is over. */
   over(): void {
+    this.#isOver = true
     this.rest()
     this.#release()
   }

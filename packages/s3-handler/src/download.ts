@@ -5,7 +5,8 @@ import { type CallOptions, ConfigError, HandlerError, retry, type RetryOptions, 
 import { type Checksum, checksumOf, joinCrc32, RunningChecksum } from './checksum.ts'
 import type { OpenedHead, ReadFrom, S3Driver } from './driver.ts'
 import { bodyCorrupt, bodyCut, objectChanged, type S3Request } from './errors.ts'
-import { type BodyMemory, LATE_BYTES } from './wire.ts'
+import { FileRing, type RangeMemory, RING_BYTES, WritePace } from './file-ring.ts'
+import type { BodyMemory } from './wire.ts'
 
 export interface S3DownloadOptions extends CallOptions, ReadFrom {
   /** The bytes of the object that are in memory at a time never exceed this. Default `partSize × concurrency`. */
@@ -33,14 +34,6 @@ const SMALLEST_RANGE = 128 * 1024
 /** A request costs the server more than the bytes do: a file is read in few long ranges. */
 const LONGEST_FILE_RANGE = 64 * MIB
 const RANGES_OF_A_READER = 4
-/** What stands between a connection and the file. */
-const RING_BYTES = MIB
-/**
- * Linux takes one run of pages for each write, and a virtual machine fetches long runs (128 KiB and more) from its host
- * first: 1 GiB written by 8 MiB cost 2.3 CPU seconds, by 64 KiB 0.5.
- */
-const WRITE_BYTES = 64 * 1024
-
 /** How many ranges are read side by side, and the memory of each: at most `largest`. @throws ConfigError `S3_OPTIONS_INVALID` */
 function share(
   { concurrency, memoryBytes }: DownloadContext,
@@ -82,6 +75,7 @@ export async function downloadToHandle(context: DownloadContext, handle: FileHan
   const stop = new AbortController()
   const signal = AbortSignal.any([context.signal, stop.signal])
   const sums: Checksum[] = []
+  const pace = new WritePace()
   let next = 0
   const work = async (): Promise<void> => {
     const buffer = Buffer.allocUnsafeSlow(Math.min(each, size))
@@ -90,7 +84,7 @@ export async function downloadToHandle(context: DownloadContext, handle: FileHan
       next += rangeSize
       const length = Math.min(rangeSize, size - start)
       const running = checksum === undefined ? undefined : new RunningChecksum(checksum.algorithm)
-      const ring = new FileRing(handle, buffer, { start, length, running, onError: (error) => stop.abort(error) })
+      const ring = new FileRing(handle, buffer, pace, { start, length, running, onError: (error) => stop.abort(error) })
       try {
         await readBytes({ ...context, signal }, {}, { etag, start, length, memory: ring })
       } finally {
@@ -111,77 +105,6 @@ export async function downloadToHandle(context: DownloadContext, handle: FileHan
     if (found.value !== checksum.value) throw bodyCorrupt(context.request, checksum, found)
   }
   await handle.truncate(size)
-}
-
-interface FileRange {
-  readonly start: number
-  readonly length: number
-  readonly running: RunningChecksum | undefined
-  readonly onError: (error: unknown) => void
-}
-
-/** A little memory between a connection, which fills it, and the place in a file that it is written to. */
-class FileRing implements RangeMemory {
-  readonly #handle: FileHandle
-  readonly #buffer: Buffer
-  readonly #range: FileRange
-  #filled = 0
-  #written = 0
-  #writing: Promise<void> | undefined
-  #paused = false
-  resume: () => void = () => undefined
-
-  constructor(handle: FileHandle, buffer: Buffer, range: FileRange) {
-    this.#handle = handle
-    this.#buffer = buffer
-    this.#range = range
-  }
-
-  get #room(): number {
-    return this.#buffer.byteLength - (this.#filled - this.#written)
-  }
-
-  /** Whether the most that may come before the connection can be told to wait has its place. */
-  get #hasRoom(): boolean {
-    return this.#room >= Math.min(LATE_BYTES, this.#range.length - this.#filled)
-  }
-
-  space(): Uint8Array {
-    const from = this.#filled % this.#buffer.byteLength
-    const length = Math.min(this.#room, this.#range.length - this.#filled, this.#buffer.byteLength - from)
-    return this.#buffer.subarray(from, from + length)
-  }
-
-  filled(count: number): boolean {
-    this.#range.running?.update(this.space().subarray(0, count))
-    this.#filled += count
-    this.#paused = !this.#hasRoom
-    const paused = this.#paused
-    this.#writing ??= this.#write()
-      .catch(this.#range.onError)
-      .finally(() => (this.#writing = undefined))
-    return !paused
-  }
-
-  /** Resolves when all that came is written. */
-  async end(): Promise<void> {
-    while (this.#writing !== undefined) await this.#writing
-  }
-
-  async #write(): Promise<void> {
-    const size = this.#buffer.byteLength
-    for (;;) {
-      const left = this.#filled - this.#written
-      if (left === 0 || (left < WRITE_BYTES && this.#filled < this.#range.length && !this.#paused)) return
-      const from = this.#written % size
-      const length = Math.min(WRITE_BYTES, left, size - from)
-      const { bytesWritten } = await this.#handle.write(this.#buffer, from, length, this.#range.start + this.#written)
-      this.#written += bytesWritten
-      if (!this.#paused || !this.#hasRoom) continue
-      this.#paused = false
-      this.resume()
-    }
-  }
 }
 
 /** The bytes in order, a range a chunk, read side by side and ahead of the reader. */
@@ -258,12 +181,6 @@ async function ended(
 
 /** What is needed to read bytes of one object. */
 export type ReadContext = Pick<DownloadContext, 'driver' | 'request' | 'key' | 'from' | 'retry' | 'signal'>
-
-/** Where a range goes. It has room for all of it, sooner or later. */
-interface RangeMemory extends BodyMemory {
-  /** Of the connection that fills it now. */
-  resume: () => void
-}
 
 /** Room for all of a range. */
 class Memory implements RangeMemory {

@@ -354,7 +354,7 @@ export class S3Handler implements AsyncDisposable {
         ),
       )
       for (const common of page.prefixes) yield { prefix: this.#ownKey(common) }
-      for (const object of page.items) yield { ...object, key: this.#ownKey(object.key) }
+      for (const { key, size, etag, lastModified } of page.items) yield { key: this.#ownKey(key), size, etag, lastModified }
       next = page.next
     } while (next !== undefined)
   }

@@ -34,26 +34,24 @@ print(json.dumps({'rows': rows, 'seconds': time.time() - t, 'cpuSeconds': time.p
 const rounds = Number(process.argv[2] ?? 3)
 await using server = await startTrino({ heapMegabytes: 2048, c2: true })
 const { hostname, port } = new URL(server.url)
-const child = async (flags: string[], reader: string): Promise<Measured> => {
+const child = async (reader: string): Promise<Measured> => {
   const script = join(import.meta.dirname, 'orders-reader.ts')
-  return JSON.parse((await run(process.execPath, [...flags, script, reader, server.url])).stdout) as Measured
+  return JSON.parse((await run(process.execPath, [script, reader, server.url])).stdout) as Measured
 }
 const byPython = async (encoding: string): Promise<Measured> =>
   JSON.parse(await runWithTrinoPython(python(encoding), { HOST: hostname, PORT: port })) as Measured
-const small = ['--max-semi-space-size=4']
 const readers: Readonly<Record<string, () => Promise<Measured>>> = {
-  'trino-client': () => child([], 'trino-client'),
-  'handler, direct': () => child([], 'direct'),
-  'handler, direct, objects': () => child([], 'direct-objects'),
-  'handler, spooled json': () => child([], 'json'),
-  'handler, spooled json+zstd': () => child([], 'json+zstd'),
-  'handler, spooled json+zstd, small new space': () => child(small, 'json+zstd'),
+  'trino-client': () => child('trino-client'),
+  'handler, direct': () => child('direct'),
+  'handler, direct, objects': () => child('direct-objects'),
+  'handler, spooled json': () => child('json'),
+  'handler, spooled json+zstd': () => child('json+zstd'),
   'Python client, direct': () => byPython('None'),
   'Python client, spooled json+zstd': () => byPython("'json+zstd'"),
 }
 // Once unmeasured: the server has compiled what it runs, and reads from memory.
-await child([], 'direct')
-await child([], 'json+zstd')
+await child('direct')
+await child('json+zstd')
 const all = new Map<string, Measured[]>()
 for (let round = 0; round < rounds; round++) {
   for (const [name, read] of Object.entries(readers)) all.set(name, [...(all.get(name) ?? []), await read()])

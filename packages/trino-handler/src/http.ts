@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { rootCertificates } from 'node:tls'
 import { parseRetryAfter, registerSecretValue, untilAborted } from '@common-handlers/core'
 import { Agent, request } from 'undici'
-import { collect } from './body-bytes.ts'
+import { type BlockBytes, type Blocks, collect } from './body-bytes.ts'
 import type { TrinoConfig } from './config.ts'
 import type { CredentialProvider, HeldLogin, TrinoLogin } from './credentials.ts'
 import { fromStatus, fromTransport, segmentGone } from './errors.ts'
@@ -29,13 +29,18 @@ export class TrinoHttp implements TrinoTransport {
     this.#credentials = credentials
   }
 
-  async send(exchange: TransportRequest): Promise<TransportReply> {
+  send(exchange: TransportRequest): Promise<TransportReply> {
+    return this.#send(exchange)
+  }
+
+  /** With `memory`, the body of a 200 is put there. */
+  async #send(exchange: TransportRequest, memory?: Blocks): Promise<TransportReply> {
     const { signal, expected } = exchange
     const login = await this.#credentials.acquire({ signal })
     let reply: TransportReply
     try {
-      reply = await this.#exchange(exchange, login)
-      if (reply.status === 401) reply = (await this.#withNewer(exchange, login)) ?? reply
+      reply = await this.#exchange(exchange, login, memory)
+      if (reply.status === 401) reply = (await this.#withNewer(exchange, login, memory)) ?? reply
     } finally {
       login.release()
     }
@@ -44,22 +49,27 @@ export class TrinoHttp implements TrinoTransport {
   }
 
   /** A 401 means that nothing was done: once more, with other credentials if there are. */
-  async #withNewer(exchange: TransportRequest, rejected: HeldLogin): Promise<TransportReply | undefined> {
+  async #withNewer(
+    exchange: TransportRequest,
+    rejected: HeldLogin,
+    memory: Blocks | undefined,
+  ): Promise<TransportReply | undefined> {
     const newer = await this.#credentials.acquire({ signal: exchange.signal, rejected })
     try {
-      return isSame(newer, rejected) ? undefined : await this.#exchange(exchange, newer)
+      return isSame(newer, rejected) ? undefined : await this.#exchange(exchange, newer, memory)
     } finally {
       newer.release()
     }
   }
 
-  async #exchange({ method, uri, signal, headers, body }: TransportRequest, login: TrinoLogin): Promise<TransportReply> {
+  async #exchange(
+    { method, uri, signal, headers, body }: TransportRequest,
+    login: TrinoLogin,
+    memory: Blocks | undefined,
+  ): Promise<TransportReply> {
     this.#headers = { ...authorization(login, this.#config), ...this.#identity(login, headers) }
-    return this.#request(this.#resolve(uri), this.#agentOf(login), signal, {
-      method,
-      headers: { ...this.#headers, ...headers },
-      ...(body === undefined ? {} : { body }),
-    })
+    const options = { method, headers: { ...this.#headers, ...headers }, ...(body === undefined ? {} : { body }) }
+    return this.#request(this.#resolve(uri), this.#agentOf(login), signal, options, memory)
   }
 
   async #request(
@@ -67,6 +77,7 @@ export class TrinoHttp implements TrinoTransport {
     dispatcher: Agent,
     signal: AbortSignal | undefined,
     options: { method: TransportRequest['method']; headers: Record<string, string>; body?: string },
+    memory: Blocks | undefined,
   ): Promise<TransportReply> {
     try {
       // Without a word about it a proxy may pack what it hands on.
@@ -76,7 +87,10 @@ export class TrinoHttp implements TrinoTransport {
       // An answer that came when nobody waited for it any more must have somebody who hears of its end.
       asked.then(({ body }) => body.on('error', () => undefined)).catch(() => undefined)
       const answer = await untilAborted(asked, signal)
-      const body = await collect(answer.body, Number(answer.headers['content-length'] ?? -1))
+      const body =
+        memory !== undefined && answer.statusCode === 200
+          ? await memory.collect(answer.body)
+          : await collect(answer.body, Number(answer.headers['content-length'] ?? -1))
       return { status: answer.statusCode, headers: answer.headers, body }
     } catch (cause) {
       if (signal?.aborted === true) throw signal.reason
@@ -84,21 +98,27 @@ export class TrinoHttp implements TrinoTransport {
     }
   }
 
-  async download({ uri, headers }: SegmentAddress, signal: AbortSignal): Promise<Buffer> {
+  async download({ uri, headers }: SegmentAddress, signal: AbortSignal, memory: Blocks): Promise<BlockBytes> {
     // The coordinator hands out segments too, under its own idea of its address, or says which store or worker does.
-    if (!new URL(uri).pathname.startsWith('/v1/spooled/')) return this.#downloadElsewhere(uri, headers, signal)
-    const reply = await this.send({ method: 'GET', uri, headers, signal, expected: [200, 303, 307, 404, 410] })
+    if (!new URL(uri).pathname.startsWith('/v1/spooled/')) return this.#downloadElsewhere(uri, headers, signal, memory)
+    const reply = await this.#send({ method: 'GET', uri, headers, signal, expected: [200, 303, 307, 404, 410] }, memory)
     const { location } = reply.headers
-    if (reply.status === 200) return reply.body as Buffer
+    if (reply.status === 200) return reply.body as BlockBytes
     if (typeof location !== 'string') throw segmentGone(this.target, reply.status, '')
-    return this.#downloadElsewhere(new URL(location, uri).href, headers, signal)
+    return this.#downloadElsewhere(new URL(location, uri).href, headers, signal, memory)
   }
 
   /** Whoever is not the coordinator is told nothing of who asks. */
-  async #downloadElsewhere(uri: string, headers: SegmentAddress['headers'], signal: AbortSignal): Promise<Buffer> {
+  async #downloadElsewhere(
+    uri: string,
+    headers: SegmentAddress['headers'],
+    signal: AbortSignal,
+    memory: Blocks,
+  ): Promise<BlockBytes> {
     const url = new URL(uri)
-    const reply = await this.#request(url.href, this.#agentOfStores(), signal, { method: 'GET', headers: { ...headers } })
-    if (reply.status === 200) return reply.body as Buffer
+    const options = { method: 'GET', headers: { ...headers } } as const
+    const reply = await this.#request(url.href, this.#agentOfStores(), signal, options, memory)
+    if (reply.status === 200) return reply.body as BlockBytes
     // The address is signed, and so may be what a store says about it: only its code is taken.
     const code = /<Code>(\w+)<\/Code>/.exec(textOf(reply))?.[1] ?? ''
     if (reply.status >= 500 || reply.status === 429) throw fromStatus(reply.status, code, url.origin, retryAfter(reply))

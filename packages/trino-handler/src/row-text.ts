@@ -10,7 +10,7 @@ const CLOSE_BRACE = 125
 const BETWEEN = '],['
 
 /** Bytes that are parsed at once: few enough for the values to die young, enough for the parser to run. */
-export const PIECE: number = 64 * 1024
+const PIECE = 8 * 1024
 
 /**
  * Parses rows (`[1,"a"],[2,"b"],…`, what stands between the brackets of `data`) from bytes that come in pieces, so that
@@ -22,8 +22,9 @@ export const PIECE: number = 64 * 1024
  */
 export class RowParser {
   readonly #parse: (text: string) => unknown
-  /** What was pushed and is not parsed yet: one buffer, used again and again. */
-  #held: Buffer = Buffer.allocUnsafeSlow(2 * PIECE)
+  /** The bracket that opens the text to be parsed, and what was pushed and is not parsed yet: one buffer, used again and again. */
+  #held: Buffer = Buffer.alloc(2 * PIECE, '[')
+  /** Without the bracket. */
   #length = 0
   /** No row ends within so many bytes: a long one is not looked through again with each piece of it. */
   #lookAt = 0
@@ -39,7 +40,7 @@ export class RowParser {
   push(bytes: Buffer): unknown[][] {
     this.#append(bytes)
     if (this.#length < this.#lookAt) return []
-    const held = this.#held.subarray(0, this.#length)
+    const held = this.#held.subarray(1, 1 + this.#length)
     if (!this.#walks) {
       const guess = held.lastIndexOf(BETWEEN)
       if (guess === -1) return this.#wait()
@@ -65,29 +66,44 @@ export class RowParser {
     return []
   }
 
+  /** The rows that are whole, some at a time. @throws SyntaxError */
+  *some(bytes: Buffer): Generator<unknown[][], void, undefined> {
+    for (let at = 0; at < bytes.length; at += PIECE) {
+      const rows = this.push(bytes.subarray(at, at + PIECE))
+      if (rows.length > 0) yield rows
+    }
+  }
+
   /** All rows of bytes that are there already, some at a time. @throws SyntaxError */
   *all(bytes: Buffer): Generator<unknown[][], void, undefined> {
-    for (let at = 0; at < bytes.length; at += PIECE) yield this.push(bytes.subarray(at, at + PIECE))
-    yield this.end()
+    yield* this.some(bytes)
+    const rows = this.end()
+    if (rows.length > 0) yield rows
   }
 
   #append(bytes: Buffer): void {
     const length = this.#length + bytes.length
-    if (length > this.#held.length) {
-      const larger = Buffer.allocUnsafeSlow(2 * length)
-      this.#held.copy(larger, 0, 0, this.#length)
+    // One bracket before and one behind.
+    if (length + 2 > this.#held.length) {
+      const larger = Buffer.allocUnsafeSlow(2 * (length + 2))
+      this.#held.copy(larger, 0, 0, 1 + this.#length)
       this.#held = larger
     }
-    bytes.copy(this.#held, this.#length)
+    bytes.copy(this.#held, 1 + this.#length)
     this.#length = length
   }
 
   /** Parses up to where a row ends and keeps what follows the comma. */
   #take(end: number): unknown[][] {
-    const rows = this.#parse(`[${this.#held.toString('utf8', 0, end)}]`) as unknown[][]
+    const after = end + 1
+    const byte = this.#held[after] ?? 0
+    this.#held[after] = CLOSE
+    const text = this.#held.toString('utf8', 0, after + 1)
+    this.#held[after] = byte
+    const rows = this.#parse(text) as unknown[][]
     this.#lookAt = 0
-    this.#held.copyWithin(0, end + 1, this.#length)
-    this.#length = Math.max(0, this.#length - end - 1)
+    this.#held.copyWithin(1, after + 1, 1 + this.#length)
+    this.#length = Math.max(0, this.#length - after)
     return rows
   }
 }

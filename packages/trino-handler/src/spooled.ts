@@ -1,15 +1,21 @@
+import type { Writable } from 'node:stream'
+import { setImmediate as turn } from 'node:timers/promises'
 import { createZstdDecompress } from 'node:zlib'
 import { HandlerError, RemoteError, retry } from '@common-handlers/core'
+import type { BlockBytes, Blocks } from './body-bytes.ts'
 import type { WireSegment } from './protocol.ts'
-import { PIECE, type RowParser } from './row-text.ts'
+import type { RowParser } from './row-text.ts'
 import type { StatementContext } from './statement.ts'
+
+/** Each unpacking of so many bytes is a turn of the thread pool. */
+const UNPACKED = 64 * 1024
 
 /** One segment of a spooled result: fetched, and still to be unpacked. */
 export interface FetchedSegment {
   readonly wire: WireSegment
   readonly encoding: string
   /** As it was stored. */
-  readonly bytes: Buffer
+  readonly bytes: BlockBytes
 }
 
 /** Fetches a segment, again after what passes; an inline one is there already. Checks its length. */
@@ -18,17 +24,18 @@ export async function fetchSegment(
   wire: WireSegment,
   encoding: string,
   signal: AbortSignal,
+  memory: Blocks,
 ): Promise<FetchedSegment> {
   const { transport, logger } = context
   const { uri } = wire
   const download = transport.download?.bind(transport)
-  let bytes: Buffer
-  if (uri === undefined || download === undefined) bytes = Buffer.from(wire.data ?? '', 'base64')
+  let bytes: BlockBytes
+  if (uri === undefined || download === undefined) bytes = await memory.collect(inline(wire))
   else {
     const fetched = await retry(
       async () => {
         try {
-          return await download({ uri, headers: segmentHeaders(wire) }, signal)
+          return await download({ uri, headers: segmentHeaders(wire) }, signal, memory)
         } catch (error) {
           // The statement may be run again; to ask for the segment again is of no use.
           if (HandlerError.is(error) && error.code === 'TRINO_SEGMENT_GONE') return error
@@ -42,11 +49,15 @@ export async function fetchSegment(
         onRetry: (error, next) => logger.warn({ code: error.code, ...next }, 'fetching a segment again'),
       },
     )
-    if (!Buffer.isBuffer(fetched)) throw fetched
+    if (fetched instanceof HandlerError) throw fetched
     bytes = fetched
   }
   checkCount('bytes', wire.metadata?.segmentSize, bytes.length)
   return { wire, encoding, bytes }
+}
+
+async function* inline({ data = '' }: WireSegment): AsyncGenerator<Buffer, void, undefined> {
+  yield Buffer.from(data, 'base64')
 }
 
 /** What has to be said to get a segment and to acknowledge it: its key, where the server has it encrypted. */
@@ -61,6 +72,7 @@ export async function* segmentRows(
   { wire, encoding, bytes }: FetchedSegment,
   rowsBefore: number,
   parser: RowParser,
+  memory: Blocks,
 ): AsyncGenerator<unknown[][], void, undefined> {
   const { rowOffset, rowsCount, uncompressedSize } = wire.metadata ?? {}
   checkCount('rows before it', rowOffset, rowsBefore)
@@ -69,12 +81,13 @@ export async function* segmentRows(
   // What does not get smaller is not compressed, and has no uncompressed size.
   const packed = uncompressedSize === undefined ? 'json' : encoding
   try {
-    for await (const piece of unpacked(packed, bytes)) {
+    for await (const chunk of unpacked(packed, memory.read(bytes))) {
       // The first byte opens the list of rows.
-      const parsed = parser.push(size === 0 ? piece.subarray(1) : piece)
-      size += piece.length
-      rows += parsed.length
-      if (parsed.length > 0) yield parsed
+      for (const parsed of parser.some(size === 0 ? chunk.subarray(1) : chunk)) {
+        rows += parsed.length
+        yield parsed
+      }
+      size += chunk.length
     }
     // And the last one closes it.
     const parsed = parser.end(1)
@@ -88,20 +101,35 @@ export async function* segmentRows(
   checkCount('rows', rowsCount, rows)
 }
 
-async function* unpacked(encoding: string, bytes: Buffer): AsyncGenerator<Buffer, void, undefined> {
+async function* unpacked(encoding: string, blocks: Iterable<Buffer>): AsyncGenerator<Buffer, void, undefined> {
   switch (encoding) {
     case 'json':
-      for (let at = 0; at < bytes.length; at += PIECE) yield bytes.subarray(at, at + PIECE)
+      for (const block of blocks) {
+        yield block
+        // Nothing is waited for here: without a turn of their own all others would wait for the whole segment.
+        await turn()
+      }
       return
     case 'json+zstd': {
-      const stream = createZstdDecompress({ chunkSize: PIECE })
-      stream.end(bytes)
+      const stream = createZstdDecompress({ chunkSize: UNPACKED })
+      // What fails there fails here, too.
+      feed(stream, blocks).catch(() => undefined)
       yield* stream as AsyncIterable<Buffer>
       return
     }
     default:
       throw corrupt(`its encoding is ${encoding}, which was not asked for`)
   }
+}
+
+/** Asks for the next block when the one before has been read. */
+async function feed(stream: Writable, blocks: Iterable<Buffer>): Promise<void> {
+  for (const block of blocks) {
+    await new Promise<void>((resolve, reject) => {
+      stream.write(block, (error) => (error ? reject(error) : resolve()))
+    })
+  }
+  stream.end()
 }
 
 function checkCount(what: string, said: number | string | undefined, found: number): void {

@@ -1,5 +1,5 @@
 import { ConfigError, DataError, HandlerError, type Logger, retry, type RetryPolicy } from '@common-handlers/core'
-import { free } from './body-bytes.ts'
+import { Blocks, free } from './body-bytes.ts'
 import type { Conversions } from './convert.ts'
 import { fromPreparedHeader, fromServer, notTheProtocol, queryLost, withVerdict } from './errors.ts'
 import { cancelledAtExit } from './exit-guard.ts'
@@ -178,12 +178,13 @@ export class Statement {
     }
     signal.addEventListener('abort', abort, { once: true })
     let spooled = false
+    const memory = new Blocks()
     const parts = inOrder(
       this.#answers(joined, onProgress),
       async ({ columns, stats, rows }): Promise<Part> => {
         if (rows.kind === 'direct') return { columns, stats, rows }
         spooled = true
-        const fetched = fetchSegment(this.#context, rows.wire, rows.encoding, joined)
+        const fetched = fetchSegment(this.#context, rows.wire, rows.encoding, joined, memory)
         return { columns, stats, rows: await fetched.catch((error: unknown) => Promise.reject(this.#begun(error))) }
       },
       () => (spooled ? this.#context.parallel : 1),
@@ -193,7 +194,7 @@ export class Statement {
       for await (const part of parts) {
         reader ??= readerOf(part.columns, conversions)
         const { columns, decode } = reader
-        for await (const rows of this.#rowsOf(part.rows, reader)) {
+        for await (const rows of this.#rowsOf(part.rows, reader, memory)) {
           joined.throwIfAborted()
           yield { columns, rows: decode(rows), stats: part.stats }
         }
@@ -205,6 +206,7 @@ export class Statement {
       // Whatever is fetched ahead is of no use any more.
       left.abort()
       release()
+      memory.free()
       await Promise.all(this.#courtesies)
     }
   }
@@ -246,13 +248,17 @@ export class Statement {
     }
   }
 
-  async *#rowsOf(rows: DirectRows | FetchedSegment, reader: Reader): AsyncGenerator<unknown[][], void, undefined> {
+  async *#rowsOf(
+    rows: DirectRows | FetchedSegment,
+    reader: Reader,
+    memory: Blocks,
+  ): AsyncGenerator<unknown[][], void, undefined> {
     const { parser } = reader
     if ('kind' in rows) {
       if (rows.parsed.length > 0) yield rows.parsed
       if (rows.bytes === undefined) return
       try {
-        for (const some of parser.all(rows.bytes)) if (some.length > 0) yield some
+        yield* parser.all(rows.bytes)
         free(rows.bytes)
       } catch (cause) {
         if (!(cause instanceof SyntaxError)) throw cause
@@ -260,11 +266,10 @@ export class Statement {
       }
       return
     }
-    for await (const some of segmentRows(rows, reader.rows, parser)) {
+    for await (const some of segmentRows(rows, reader.rows, parser, memory)) {
       reader.rows += some.length
       yield some
     }
-    free(rows.bytes)
     const { ackUri } = rows.wire
     // The server may delete it now instead of some hours later.
     if (ackUri !== undefined) {

@@ -175,7 +175,7 @@ export abstract class Statements {
     }
   }
 
-  /** As {@link stream}, some rows at a time: what stood in some 64 kB of the answer. */
+  /** As {@link stream}, some rows at a time: what stood in some 8 kB of the answer. */
   pages<Row>(
     statement: string | SqlStatement,
     params: readonly TrinoParameter[] | undefined,

@@ -1,3 +1,5 @@
+import type { BlockBytes, Blocks } from './body-bytes.ts'
+
 /** One exchange of the statement protocol. */
 export interface TransportRequest {
   readonly method: 'GET' | 'POST' | 'DELETE' | 'HEAD'
@@ -27,7 +29,7 @@ export interface TrinoTransport {
   readonly target: string
   send(request: TransportRequest): Promise<TransportReply>
   /** A segment of a spooled result, which may lie on another host. Without it results are direct. */
-  download?(segment: SegmentAddress, signal: AbortSignal): Promise<Buffer>
+  download?(segment: SegmentAddress, signal: AbortSignal, memory: Blocks): Promise<BlockBytes>
   /** Cancels statements while the process exits and nothing asynchronous runs any more. */
   cancelAtExit?(uris: readonly string[]): void
   close(): Promise<void>
