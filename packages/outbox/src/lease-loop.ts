@@ -4,7 +4,8 @@ import type { BoundHandler } from './handler.ts'
 import { Marks } from './marks.ts'
 import { type ClaimMeta, type PendingEvent, readMeta, readPending } from './pending.ts'
 import { OwnConnection } from './own-connection.ts'
-import { type PoolClient, textRows } from './pool.ts'
+import { literal } from './names.ts'
+import { type PoolClient, textAnswers, textRows } from './pool.ts'
 import { type Finished, finishedJson } from './repository.ts'
 import { steps } from './steps.ts'
 import { type Outcome, RunContext, withLimit } from './run.ts'
@@ -182,26 +183,27 @@ export class LeaseLoop {
     const done: bigint[] = []
     const doneClaims: string[] = []
     const failed: Finished[] = []
-    const closing = new Map<bigint, Claim>()
+    // By claim: an event whose claim is gone may have been claimed once more meanwhile.
+    const leaving = new Map<Claim, Set<bigint>>()
     for (const { item, outcome } of settled) {
       const { event, claim } = item
-      closing.set(event.id, claim)
+      const ids = leaving.get(claim)
+      if (ids === undefined) leaving.set(claim, new Set([event.id]))
+      else ids.add(event.id)
       if (outcome.verdict === 'done') {
         done.push(event.id)
         doneClaims.push(claim.id)
       } else failed.push({ id: event.id, claim: claim.id, attempts: event.failed, ...outcome })
     }
-    const leaving = new Map<Claim, number>()
-    for (const claim of closing.values()) leaving.set(claim, (leaving.get(claim) ?? 0) + 1)
     const closed: string[] = []
     const kept: Claim[] = []
     const now = performance.now()
-    for (const [claim, count] of leaving) {
-      if (claim.open.size === count) closed.push(claim.id)
+    for (const [claim, ids] of leaving) {
+      if (claim.open.size === ids.size) closed.push(claim.id)
       else claim.stale = true
     }
     for (const claim of this.#claims.values())
-      if (claim.stale && now - claim.keptAt >= KEEP_MS && claim.open.size > (leaving.get(claim) ?? 0)) kept.push(claim)
+      if (claim.stale && now - claim.keptAt >= KEEP_MS && claim.open.size > (leaving.get(claim)?.size ?? 0)) kept.push(claim)
     const limits = this.#types.map((type) => this.#limitOf(type))
     const began = performance.now()
     let rows: (string | null)[][]
@@ -212,25 +214,26 @@ export class LeaseLoop {
       const client = await this.#connection.get()
       if (this.#reconcileAt !== undefined && now > this.#reconcileAt) await this.#reconcile(client)
       if (settled.length > 0) steps.onStep?.('lease settling')
-      rows = await textRows(
+      const values = [
+        done,
+        doneClaims,
+        failed.length === 0 ? null : finishedJson(failed),
+        closed,
+        kept.length === 0 ? null : keptJson(kept, leaving),
+        worker,
+        this.#types,
+        limits,
+        total,
+        full,
+        ...this.#marks.parameters,
+        solo,
+      ]
+      // Behind the locks it looks again at what has been committed meanwhile, whatever isolation the login comes with.
+      const answers = await textAnswers(
         client,
-        `SELECT * FROM ${names.schema}.step($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)`,
-        [
-          // As text: an array would be turned into it one by one.
-          `{${done.join(',')}}`,
-          `{${doneClaims.join(',')}}`,
-          failed.length === 0 ? null : finishedJson(failed),
-          closed,
-          kept.length === 0 ? null : keptJson(kept, closing),
-          worker,
-          this.#types,
-          limits,
-          total,
-          full,
-          ...this.#marks.parameters,
-          solo,
-        ],
+        `BEGIN ISOLATION LEVEL READ COMMITTED; SELECT * FROM ${names.schema}.step(${values.map(literal).join(', ')}); COMMIT`,
       )
+      rows = (answers[1]?.rows ?? []) as (string | null)[][]
     } catch (error) {
       // It is not known what of it was done. What is settled twice is settled once; what was claimed is found later.
       this.#connection.release(true)
@@ -247,7 +250,7 @@ export class LeaseLoop {
       claim.keptAt = now
       claim.stale = false
     }
-    for (const [id, claim] of closing) claim.open.delete(id)
+    for (const [claim, ids] of leaving) for (const id of ids) claim.open.delete(id)
     for (const id of closed) this.#claims.delete(id)
     const lost = lostOf(rows[0])
     if (lost.length > 0) {
@@ -427,9 +430,9 @@ function lostOf(row: readonly (string | null)[] | undefined): readonly string[] 
   return (JSON.parse(meta) as { readonly lost?: readonly string[] }).lost ?? []
 }
 
-function keptJson(kept: readonly Claim[], leaving: ReadonlyMap<bigint, Claim>): string {
+function keptJson(kept: readonly Claim[], leaving: ReadonlyMap<Claim, ReadonlySet<bigint>>): string {
   const items = kept.map((claim) => {
-    const left = [...claim.open].filter(([id]) => leaving.get(id) !== claim)
+    const left = [...claim.open].filter(([id]) => leaving.get(claim)?.has(id) !== true)
     const keys = new Set(left.flatMap(([, key]) => (key === undefined ? [] : [key])))
     return `{"claim":${claim.id},"ids":[${left.map(([id]) => id).join(',')}],"keys":${JSON.stringify([...keys])}}`
   })

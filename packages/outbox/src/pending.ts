@@ -67,6 +67,8 @@ export interface ClaimMeta {
   readonly laneKey: string | null
   readonly dueMs: number | null
   readonly suspects: boolean
+  /** Another worker claimed some of what was found at the same time. */
+  readonly outrun: boolean
 }
 
 const META = 9

@@ -152,14 +152,7 @@ export class Presence {
     await this.#round
     const { schema } = this.#options.names
     if (this.#id !== undefined) {
-      // What tx batches left behind goes with it; leases that were given back are gone already.
-      await this.#ask(
-        `WITH gone AS (DELETE FROM ${schema}.claim WHERE id = ANY (array(
-           SELECT c.id FROM ${schema}.claim c WHERE c.worker_id = $1 AND c.effect = 'tx' FOR UPDATE SKIP LOCKED)) RETURNING id)
-         DELETE FROM ${schema}.worker w WHERE w.id = $1
-           AND NOT EXISTS (SELECT FROM ${schema}.claim c WHERE c.worker_id = $1 AND c.id NOT IN (SELECT id FROM gone))`,
-        [this.#id],
-      ).catch((error: unknown) =>
+      await this.#ask(`SELECT ${schema}.sign_off($1)`, [this.#id]).catch((error: unknown) =>
         this.#options.log.warn({ err: error }, 'the worker could not be signed off; another one does it'),
       )
     }

@@ -54,6 +54,7 @@ export class RunContext implements DatabaseContext {
   #expire: ((outcome: Outcome) => void) | undefined
   #stopped: Outcome | undefined
   #open: Set<OutboxRepository> | undefined
+  #asked = false
 
   constructor(event: ReceivedEvent, handler: BoundHandler, repositories: Repositories) {
     this.event = event
@@ -65,7 +66,7 @@ export class RunContext implements DatabaseContext {
 
   /** The handler has asked for a repository. */
   get asked(): boolean {
-    return this.#open !== undefined
+    return this.#asked
   }
 
   /** Not yet given back. */
@@ -88,7 +89,13 @@ export class RunContext implements DatabaseContext {
 
   /** Handlers take it out of the context, so it brings the context along. */
   get getRepository(): () => Promise<OutboxRepository> {
-    return () => this.#repository()
+    return () => {
+      this.#asked = true
+      const repository = this.#repository()
+      // A handler that does not wait for it is told so by its failed attempt, not by the end of the process.
+      repository.catch(() => undefined)
+      return repository
+    }
   }
 
   async #repository(): Promise<OutboxRepository> {
@@ -155,7 +162,8 @@ export function runHandler(event: PendingEvent, context: RunContext): Outcome | 
     const running = isThenable(checked)
       ? Promise.resolve(checked).then((result) => handle(result, context))
       : handle(checked, context)
-    return isThenable(running) ? Promise.race([running, context.stopped]).catch(failed) : running
+    if (isThenable(running)) return Promise.race([running, context.stopped]).catch(failed)
+    return context.asked ? failed(notWaitedFor(handler.type)) : running
   } catch (error) {
     return failed(error)
   }
@@ -171,6 +179,12 @@ function handle(checked: SchemaResult<unknown>, context: RunContext): Outcome | 
   context.assertRunning()
   const result = handler.bare ? handler.handler(checked.value) : handler.handler(checked.value, context)
   return isThenable(result) ? Promise.resolve(result).then(asOutcome) : asOutcome(result)
+}
+
+function notWaitedFor(type: string): ConflictError {
+  return new ConflictError(`the handler of ${type} asked for a repository and returned without waiting for it: make it async`, {
+    code: 'OUTBOX_STATEMENT_NOT_AWAITED',
+  })
 }
 
 /** A promise of whatever make: query builders have their own. */

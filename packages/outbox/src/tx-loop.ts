@@ -18,7 +18,11 @@ const MAX_LOSSES = 3
 interface Batch {
   /** None where there is no event. */
   readonly claim: string | null
+  /** The transaction in which they run. */
+  readonly xact: string | null | undefined
   readonly events: readonly PendingEvent[]
+  /** There may be more: another worker was quicker. */
+  readonly outrun: boolean
 }
 
 /** Runs events in the transaction that completes them: what the handlers write and the completion are one commit. */
@@ -104,7 +108,7 @@ export class TxLoop {
   async #batch(solo: boolean): Promise<number> {
     const { presence } = this.#context
     const full = this.#marks.full
-    let claimed: Batch = { claim: null, events: [] }
+    let claimed: Batch = { claim: null, xact: undefined, events: [], outrun: false }
     let size = 0
     let handled = false
     try {
@@ -114,6 +118,7 @@ export class TxLoop {
       size = claimed.events.length
       if (size === 0) {
         await client.query('ROLLBACK')
+        if (claimed.outrun && !this.#stopping) return await this.#batch(solo)
         if (!full && !solo) {
           this.#marks.forget()
           return this.#stopping ? 0 : await this.#batch(false)
@@ -142,6 +147,8 @@ export class TxLoop {
       else if (only !== undefined) await this.#lostWith(only)
       if (!handled) await this.#alarm.sleep(ERROR_PAUSE_MS)
       this.#marks.forget()
+      // What was claimed, if the answer to it was lost, waits for the next look of this loop.
+      if (size === 0) this.#patience.lose()
       return size
     }
   }
@@ -155,25 +162,27 @@ export class TxLoop {
     const began = performance.now()
     const all = this.#types.map(() => total)
     const values = [id, 'tx', this.#types, all, total, full, ...this.#marks.parameters, solo, this.#number]
-    const begin = `BEGIN; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)}`
+    // Behind the locks it looks again at what has been committed meanwhile.
+    const begin = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = ${Math.trunc(this.#context.queryTimeoutMs)}`
     // What is about to run is written down before it runs: if the process dies of it, the others know.
     const answers = await textAnswers(
       client,
       `${begin}; SELECT * FROM ${schema}.claim(${values.map(literal).join(', ')}); COMMIT;
-       ${begin}; SELECT ${schema}.hold(${id}, ${this.#number}, ${this.#marks.lowClaim})`,
+       ${begin}; SELECT ${schema}.hold(${id}, ${this.#number}, ${this.#marks.lowClaim}), pg_current_xact_id_if_assigned()::text`,
     )
     const rows = (answers[2]?.rows ?? []) as (string | null)[][]
-    const [[held] = []] = (answers.at(-1)?.rows ?? []) as (string | null)[][]
+    const [[held, xact] = []] = (answers.at(-1)?.rows ?? []) as (string | null)[][]
     const meta = readMeta(rows[0])
     if (meta.claim !== held) throw takenOver()
     const events = rows.slice(1).map(readPending)
     if (!solo) {
-      if (events.length === total) this.#context.onMore()
+      // One that has to wait for a while is not to wait for this loop.
+      if (events.length === total || (events.length > 0 && meta.dueMs !== null)) this.#context.onMore()
       this.#marks.note(meta, full, performance.now() - began)
       this.#dueMs = meta.dueMs ?? Infinity
       if (meta.suspects) this.#context.onSuspects()
     }
-    return { claim: meta.claim, events }
+    return { claim: meta.claim, xact, events, outrun: meta.outrun }
   }
 
   /** Undefined when a handler had to be left behind: the transaction is given up, with all that was done in it. */
@@ -241,14 +250,14 @@ export class TxLoop {
     return { outcome: withLimit(result, event, handler, this.#context.options.backoff), durationMs }
   }
 
-  async #commit(client: PoolClient, { claim }: Batch, outcomes: readonly Ended[]): Promise<void> {
+  async #commit(client: PoolClient, { claim, xact }: Batch, outcomes: readonly Ended[]): Promise<void> {
     const done: bigint[] = []
     const others: Finished[] = []
     for (const { event, outcome } of outcomes) {
       if (outcome.verdict === 'done') done.push(event.id)
       else if (outcome.verdict !== 'release') others.push({ id: event.id, attempts: event.failed, ...outcome })
     }
-    const values = [claim, done, others.length === 0 ? null : finishedJson(others)]
+    const values = [claim, xact ?? null, done, others.length === 0 ? null : finishedJson(others)]
     const answers = await textAnswers(
       client,
       `SELECT ${this.#context.names.schema}.complete(${values.map(literal).join(', ')}); COMMIT`,

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describeWith, startFaultProxy } from '@common-handlers/testkit'
+import { describeWith, type PostgresAddress, startFaultProxy } from '@common-handlers/testkit'
 import pg from 'pg'
 import { afterEach, describe, expect, it } from 'vitest'
 import {
@@ -17,6 +17,14 @@ import { ownOutbox, until, WAITING } from './own-outbox.ts'
 
 // What goes wrong in processes, connections and handlers, one thing at a time. Each of these was once a way to lose, to
 // repeat or to hold up an event.
+
+const connection = ({ host, port, user, password, database }: PostgresAddress): pg.PoolConfig => ({
+  host,
+  port,
+  user,
+  password,
+  database,
+})
 
 describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
   const own = ownOutbox(postgres)
@@ -337,6 +345,113 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await worker.stop({ graceMs: 0 })
     })
 
+    it('frees what a worker claimed while it was signed off', async () => {
+      await own.put('a', [1])
+      const worker = await own.one<string>(`INSERT INTO outbox.worker (name, presence) VALUES ('w', 'session') RETURNING id`)
+      const claiming = await own.connect()
+      await claiming.query('BEGIN')
+      await claiming.query(
+        `SELECT * FROM outbox.claim(${worker}, 'tx', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false, 0)`,
+      )
+      const left = own.pool.query(`SELECT outbox.sign_off(${worker})`)
+      await until(async () => (await own.one<number>(WAITING)) === 1)
+      await claiming.query('COMMIT')
+      await left
+      expect(await own.one('SELECT (SELECT count(*) FROM outbox.worker) + (SELECT count(*) FROM outbox.claim)')).toBe('0')
+      // And should there ever be one.
+      await own.pool.query(
+        `INSERT INTO outbox.claim (worker_id, effect, ids) SELECT ${worker}, 'lease', array_agg(id) FROM outbox.event`,
+      )
+      expect(await own.one(`SELECT outbox.rescue(-1, '15 seconds', 3)`)).toBe(1)
+      expect(await own.one('SELECT count(*)::int FROM outbox.claim')).toBe(0)
+    })
+
+    it('claims each event once, whatever isolation its login comes with', async () => {
+      await own.pool.query(
+        `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$`,
+      )
+      try {
+        const strict = new pg.Pool({ ...connection(own.address), max: 20 })
+        strict.on('error', () => undefined)
+        const running = new Set<string>()
+        const beside: string[] = []
+        const run =
+          (kind: string) =>
+          async (n: number): Promise<void> => {
+            const name = `${kind} ${n}`
+            if (running.has(name)) beside.push(name)
+            running.add(name)
+            await sleep(1)
+            running.delete(name)
+          }
+        const handlers: Handlers = {
+          t: { effect: 'tx', handler: run('t') as never },
+          l: { effect: 'lease', handler: run('l') as never },
+        }
+        for (const kind of ['t', 'l'])
+          await own.put(
+            kind,
+            Array.from({ length: 200 }, (_, n) => n),
+          )
+        for (let n = 0; n < 3; n++) await own.worker({ handlers, pool: strict, batchSize: 10 }).start()
+        await until(empty)
+        expect(beside).toEqual([])
+        expect(await own.one('SELECT count(*)::int FROM outbox.dead_letter')).toBe(0)
+      } finally {
+        await own.pool.query(
+          `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_isolation', current_database()); END $$`,
+        )
+      }
+    })
+
+    it.each<Effect>(['tx', 'lease'])(
+      'fails a handler that rolls back, or does not wait for its repository, with %s',
+      async (effect) => {
+        await own.pool.query('CREATE TABLE IF NOT EXISTS careless (n int)')
+        const handlers: Handlers = {
+          hasty: {
+            effect,
+            needsDb: true,
+            maxAttempts: 1,
+            handler: (_: unknown, { getRepository }: { getRepository: () => Promise<OutboxRepository> }) => {
+              void getRepository()
+            },
+          },
+          ...(effect === 'tx'
+            ? {
+                back: {
+                  effect,
+                  needsDb: true,
+                  maxAttempts: 1,
+                  handler: async (
+                    n: number,
+                    { getRepository }: { getRepository: () => Promise<OutboxRepository> },
+                  ): Promise<void> => {
+                    const repository = await getRepository()
+                    await repository.query('INSERT INTO careless VALUES ($1)', [n])
+                    if (n === 2) await repository.query('ROLLBACK')
+                  },
+                },
+              }
+            : {}),
+        }
+        await own.put('hasty', [0])
+        if (effect === 'tx') await own.put('back', [0, 1, 2])
+        await own.worker({ handlers }).start()
+        await until(empty)
+        const { rows } = await own.pool.query<{ type: string; error: string }>(
+          'SELECT type, error FROM outbox.dead_letter ORDER BY type',
+        )
+        const hasty = { type: 'hasty', error: expect.stringContaining('returned without waiting for it') as string }
+        const back = { type: 'back', error: expect.stringContaining('has rolled back the transaction') as string }
+        expect(rows).toEqual(effect === 'tx' ? [back, hasty] : [hasty])
+        expect(await own.one('SELECT coalesce(array_agg(n ORDER BY n), $1) FROM careless', ['{}'])).toEqual(
+          effect === 'tx' ? [0, 1] : expect.anything(),
+        )
+        await own.pool.query('DROP TABLE careless')
+      },
+    )
+
     it('lets a worker that was buried claim nothing', async () => {
       await own.put('a', [1])
       for (const [effect, loop] of [
@@ -408,6 +523,23 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       await lost
       await until(empty)
       expect(seen.toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4])
+    })
+
+    it('settles an event that it has twice, its first claim being gone, and stops', async () => {
+      let begun = 0
+      const both = Promise.withResolvers<void>()
+      const handler = async (): Promise<void> => {
+        begun += 1
+        if (begun === 1) await own.pool.query('DELETE FROM outbox.claim')
+        else both.resolve()
+        await both.promise
+      }
+      const worker = own.worker({ handlers: { a: { handler } }, pollInterval: 50 })
+      await worker.start()
+      await own.put('a', [1])
+      await until(empty)
+      await worker.stop({ graceMs: 2000 })
+      expect([begun, await own.one('SELECT count(*)::int FROM outbox.worker')]).toEqual([2, 0])
     })
 
     it('completes nothing under a claim that is gone', async () => {

@@ -14,6 +14,7 @@ const meta = (lowClaim: number, xmin: number, xmax: number): ClaimMeta => ({
   laneKey: null,
   dueMs: null,
   suspects: false,
+  outrun: false,
 })
 
 it('does not pass over a claim that was committed late', () => {

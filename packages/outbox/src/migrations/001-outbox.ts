@@ -247,6 +247,7 @@ DECLARE
   v_key text;
   v_from text;
   v_wrapped boolean;
+  v_outrun boolean := false;
   v_claim bigint;
   v_meta json;
   v_due timestamptz;
@@ -385,7 +386,8 @@ BEGIN
   IF cardinality(v_ids) > 0 THEN
     -- Behind the locks: a claim that was committed since the first look is visible now.
     v_found := array(SELECT unnest(c.ids) FROM ${s}.claim c WHERE c.id >= p_low_claim);
-    IF cardinality(v_found) > 0 THEN
+    IF v_ids && v_found THEN
+      v_outrun := true;
       v_ids := array(SELECT u.id FROM unnest(v_ids) WITH ORDINALITY u (id, place)
         WHERE u.id NOT IN (SELECT unnest(v_found)) ORDER BY u.place);
     END IF;
@@ -404,7 +406,7 @@ BEGIN
     SELECT min(e.available_at) INTO v_due FROM ${s}.event e WHERE e.available_at IS NOT NULL AND e.available_at > v_now;
   END IF;
   v_meta := json_build_object(
-    'claim', v_claim::text, 'lowClaim', v_low_claim::text,
+    'claim', v_claim::text, 'outrun', v_outrun, 'lowClaim', v_low_claim::text,
     'xmin', pg_snapshot_xmin(v_snapshot)::text, 'xmax', pg_snapshot_xmax(v_snapshot)::text, 'types', v_mark_types, 'priorities', v_mark_priorities, 'lows', v_mark_lows::text[], 'lane', v_lane, 'laneKey', v_lane_key,
     'dueMs', ceil(extract(epoch FROM v_due - v_now) * 1000),
     'suspects', EXISTS (SELECT FROM ${s}.event e WHERE e.suspect AND e.type = ANY (v_types)
@@ -437,8 +439,11 @@ BEGIN
 END $f$;
 
 -- complete: the end of events and of their claim, in the transaction that holds it.
-CREATE FUNCTION ${s}.complete(p_claim bigint, p_done bigint[], p_failed json) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $f$
+CREATE FUNCTION ${s}.complete(p_claim bigint, p_xact xid8, p_done bigint[], p_failed json) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $f$
 BEGIN
+  IF pg_current_xact_id() <> p_xact AND pg_xact_status(p_xact) = 'aborted' THEN
+    RAISE EXCEPTION 'the handler has rolled back the transaction that it ran in: throw instead, or use transaction()';
+  END IF;
   PERFORM ${s}.finish(p_done, p_failed, true);
   DELETE FROM ${s}.claim WHERE id = p_claim;
 END $f$;
@@ -501,6 +506,7 @@ DECLARE
   v_worker record;
   v_ids bigint[];
   v_solo bigint[];
+  v_claims bigint[];
   v_count int := 0;
 BEGIN
   FOR v_worker IN SELECT w.id, w.presence FROM ${s}.worker w WHERE w.id <> p_worker
@@ -527,8 +533,26 @@ BEGIN
     DELETE FROM ${s}.worker w WHERE w.id = v_worker.id;
     v_count := v_count + 1;
   END LOOP;
+  -- A claim without a worker: nobody else would free it.
+  v_claims := array(SELECT c.id FROM ${s}.claim c
+    WHERE NOT EXISTS (SELECT FROM ${s}.worker w WHERE w.id = c.worker_id) FOR UPDATE OF c SKIP LOCKED);
+  IF cardinality(v_claims) > 0 THEN
+    UPDATE ${s}.event e SET suspect = true WHERE e.id IN (SELECT unnest(c.ids) FROM ${s}.claim c WHERE c.id = ANY (v_claims));
+    DELETE FROM ${s}.claim c WHERE c.id = ANY (v_claims);
+    v_count := v_count + 1;
+  END IF;
   IF v_count > 0 THEN PERFORM ${s}.wake(); END IF;
   RETURN v_count;
+END $f$;
+
+-- sign_off: a worker that has stopped. What tx batches left behind goes with it; leases that were given back are gone already.
+-- With the lock of its row a claim that was being made is there when one looks for claims.
+CREATE FUNCTION ${s}.sign_off(p_worker bigint) RETURNS void LANGUAGE plpgsql AS $f$
+BEGIN
+  PERFORM FROM ${s}.worker w WHERE w.id = p_worker FOR UPDATE;
+  DELETE FROM ${s}.claim WHERE id = ANY (array(
+    SELECT c.id FROM ${s}.claim c WHERE c.worker_id = p_worker AND c.effect = 'tx' FOR UPDATE SKIP LOCKED));
+  DELETE FROM ${s}.worker w WHERE w.id = p_worker AND NOT EXISTS (SELECT FROM ${s}.claim c WHERE c.worker_id = p_worker);
 END $f$;
 `,
 }
