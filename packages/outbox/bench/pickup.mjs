@@ -1,21 +1,8 @@
 // One system at a time, in a process of its own: has an idle worker, and says for each message how soon it was picked up.
 //   node pickup.mjs <system>, with BENCH_URL, BENCH_PEERS (a folder that holds node_modules)
-import { createRequire } from 'node:module'
-import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { migrate, Outbox, OutboxWorker } from '@common-handlers/outbox'
 import pg from 'pg'
-
-const { BENCH_URL: connectionString, BENCH_PEERS } = process.env
-const pool = new pg.Pool({ connectionString, max: 20 })
-// graphile-worker wants both to be listened to.
-pool.on('error', () => undefined)
-pool.on('connect', (client) => client.on('error', () => undefined))
-
-const peer = async (name) => {
-  const require = createRequire(join(BENCH_PEERS, 'package.json'))
-  return import(pathToFileURL(require.resolve(name)).href)
-}
+import { connectionString, payload, peer, pool } from './database-and-peers.mjs'
 
 let picked = Promise.withResolvers()
 const pick = () => picked.resolve(performance.now())
@@ -29,9 +16,9 @@ const systems = {
     await ear.connect()
     ear.on('notification', pick)
     await ear.query('LISTEN bare')
-    return (payload) =>
+    return (message) =>
       pool.query(`WITH made AS (INSERT INTO bare (payload) VALUES ($1) RETURNING id) SELECT pg_notify('bare', '') FROM made`, [
-        JSON.stringify(payload),
+        JSON.stringify(message),
       ])
   },
   'outbox tx': () => ours('tx'),
@@ -46,7 +33,7 @@ const systems = {
     await boss.start()
     await boss.createQueue('bench', { notify: true })
     await boss.work('bench', { pollingIntervalSeconds: 0.5 }, async () => pick())
-    return (payload) => boss.send('bench', payload)
+    return (message) => boss.send('bench', message)
   },
 }
 
@@ -55,7 +42,7 @@ async function ours(effect) {
   const outbox = new Outbox()
   const definition = { effect, handler: pick, ...(effect === 'log' ? { consumer: 'bench' } : {}) }
   await new OutboxWorker({ pool, handlers: { bench: definition } }).start()
-  return (payload) => outbox[effect === 'log' ? 'append' : 'enqueue'](pool, { type: 'bench', payload })
+  return (message) => outbox[effect === 'log' ? 'append' : 'enqueue'](pool, { type: 'bench', payload: message })
 }
 
 async function graphile(worker = {}) {
@@ -64,14 +51,14 @@ async function graphile(worker = {}) {
   await utils.migrate()
   const logger = new Logger(() => () => undefined)
   await run({ pgPool: pool, noHandleSignals: true, concurrency: 10, logger, taskList: { bench: pick }, preset: { worker } })
-  return (payload) => utils.addJob('bench', payload)
+  return (message) => utils.addJob('bench', message)
 }
 
 const enqueue = await systems[process.argv[2]]()
 async function measure(n) {
   picked = Promise.withResolvers()
   const began = performance.now()
-  await enqueue({ n, text: 'x'.repeat(180) })
+  await enqueue(payload(n))
   process.send({ ms: (await picked.promise) - began })
 }
 process.on('message', (n) => void measure(n))

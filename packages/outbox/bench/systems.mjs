@@ -1,24 +1,11 @@
 // One system at a time, in a process of its own: drains what is there and says what it took.
 //   node systems.mjs <system>, with BENCH_URL, BENCH_EVENTS, BENCH_PEERS (a folder that holds node_modules)
-import { createRequire } from 'node:module'
-import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { migrate, Outbox, OutboxWorker } from '@common-handlers/outbox'
-import pg from 'pg'
+import { connectionString, payload, peer, pool } from './database-and-peers.mjs'
 
-const { BENCH_URL: connectionString, BENCH_EVENTS, BENCH_PEERS, BENCH_KEYS } = process.env
+const { BENCH_EVENTS, BENCH_KEYS } = process.env
 const count = Number(BENCH_EVENTS)
 const keys = Number(BENCH_KEYS ?? 0)
-const pool = new pg.Pool({ connectionString, max: 20 })
-// graphile-worker wants both to be listened to.
-pool.on('error', () => undefined)
-pool.on('connect', (client) => client.on('error', () => undefined))
-
-const peer = async (name) => {
-  const require = createRequire(join(BENCH_PEERS, 'package.json'))
-  return import(pathToFileURL(require.resolve(name)).href)
-}
-const payload = (n) => ({ n, text: 'x'.repeat(180) })
 const all = Array.from({ length: count }, (_, n) => n)
 
 /** Resolves when it was called for each event. */

@@ -325,6 +325,79 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       expect(await own.one('SELECT suspect FROM outbox.event')).toBe(true)
     })
 
+    it('looks at once for what it claimed when the answer was lost', async () => {
+      let lose = false
+      const pool = {
+        connect: async () => {
+          const client = await own.pool.connect()
+          const query = client.query.bind(client) as (...call: unknown[]) => Promise<unknown>
+          const losing = async (...call: [string | { readonly text: string }, unknown[]?]): Promise<unknown> => {
+            const text = typeof call[0] === 'string' ? call[0] : call[0].text
+            const answer = await query(...call)
+            if (!lose || !text.includes('.claim(')) return answer
+            lose = false
+            throw new Error('the answer is lost')
+          }
+          client.query = losing as typeof client.query
+          return client
+        },
+      }
+      const seen: unknown[] = []
+      const worker = own.worker({
+        handlers: { a: { effect: 'tx', handler: (n: number) => void seen.push(n) } },
+        pool,
+        pollInterval: 60_000,
+      })
+      await worker.start()
+      // Until it looks rarely by itself.
+      await sleep(3000)
+      lose = true
+      await outbox.enqueue(own.pool, { type: 'a', payload: 1 })
+      await until(() => seen.length === 1, 10_000)
+      expect(lose).toBe(false)
+    })
+
+    it('lets a due event wait for no handler that runs', async () => {
+      const seen: string[] = []
+      const handlers: Handlers = {
+        long: { effect: 'tx', handler: (_: unknown, { signal }: { signal: AbortSignal }) => aborted(signal) },
+        quick: { effect: 'tx', handler: () => void seen.push('quick') },
+      }
+      const worker = own.worker({ handlers, txConnections: 2, pollInterval: 60_000 })
+      await worker.start()
+      await sleep(3000)
+      await outbox.enqueue(own.pool, { type: 'quick', payload: 1, availableAt: new Date(Date.now() + 1000) })
+      await sleep(100)
+      await outbox.enqueue(own.pool, { type: 'long', payload: 1 })
+      await until(() => seen.length === 1, 10_000)
+      expect(worker.status.running).toBe(1)
+      await worker.stop({ graceMs: 0 })
+    })
+
+    it('says when another one was quicker, so that it looks again', async () => {
+      await own.put(
+        'a',
+        Array.from({ length: 20 }, (_, n) => n),
+      )
+      const register = `INSERT INTO outbox.worker (name, presence) VALUES ('w', 'heartbeat') RETURNING id`
+      const [first, second] = [await own.one<string>(register), await own.one<string>(register)]
+      const [quick, holder] = [await own.connect(), await own.connect()]
+      await quick.query('BEGIN')
+      await quick.query(
+        `INSERT INTO outbox.claim (worker_id, effect, loop, ids) SELECT ${first}, 'tx', 0, array_agg(id) FROM outbox.event`,
+      )
+      // Between its look at what is claimed and its search.
+      await holder.query('BEGIN')
+      await holder.query('LOCK outbox.paused IN ACCESS EXCLUSIVE MODE')
+      const outrun = own.one<{ readonly outrun: boolean }>(
+        `SELECT meta FROM outbox.claim(${second}, 'tx', '{a}', '{10}', 10, true, 0, '{}', '{}', '{}', 0, NULL, false, 0) WHERE id IS NULL`,
+      )
+      await until(async () => (await own.one<number>(WAITING)) === 1)
+      await quick.query('COMMIT')
+      await holder.query('COMMIT')
+      expect(await outrun).toMatchObject({ outrun: true, claim: null })
+    })
+
     it('holds no lane while a handler runs: other keys of it go on', async () => {
       const { rows } = await own.pool.query<{ key: string }>(
         `SELECT 'k' || n AS key FROM generate_series(1, 1000) n WHERE hashtextextended('k' || n, 0) & 63 = 7 LIMIT 2`,
