@@ -349,11 +349,11 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
         pollInterval: 60_000,
       })
       await worker.start()
-      // Until it looks rarely by itself.
-      await sleep(3000)
+      // Until it looks rarely by itself: the next time after five seconds, and then after ten.
+      await sleep(5600)
       lose = true
       await outbox.enqueue(own.pool, { type: 'a', payload: 1 })
-      await until(() => seen.length === 1, 10_000)
+      await until(() => seen.length === 1, 5000)
       expect(lose).toBe(false)
     })
 
@@ -365,11 +365,12 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       }
       const worker = own.worker({ handlers, txConnections: 2, pollInterval: 60_000 })
       await worker.start()
-      await sleep(3000)
+      // As above.
+      await sleep(5600)
       await outbox.enqueue(own.pool, { type: 'quick', payload: 1, availableAt: new Date(Date.now() + 1000) })
       await sleep(100)
       await outbox.enqueue(own.pool, { type: 'long', payload: 1 })
-      await until(() => seen.length === 1, 10_000)
+      await until(() => seen.length === 1, 3500)
       expect(worker.status.running).toBe(1)
       await worker.stop({ graceMs: 0 })
     })
@@ -444,6 +445,13 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
         `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$`,
       )
       try {
+        await own.pool.query(`
+          CREATE TABLE isolation AS SELECT ''::text AS effect, ''::text AS level WHERE false;
+          CREATE FUNCTION note_isolation() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.isolation VALUES (NEW.effect, current_setting('transaction_isolation'));
+            RETURN NEW;
+          END $$;
+          CREATE TRIGGER note_isolation AFTER INSERT ON outbox.claim FOR EACH ROW EXECUTE FUNCTION note_isolation()`)
         const strict = new pg.Pool({ ...connection(own.address), max: 20 })
         strict.on('error', () => undefined)
         const running = new Set<string>()
@@ -470,7 +478,13 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
         await until(empty)
         expect(beside).toEqual([])
         expect(await own.one('SELECT count(*)::int FROM outbox.dead_letter')).toBe(0)
+        const { rows } = await own.pool.query('SELECT DISTINCT effect, level FROM isolation ORDER BY effect')
+        expect(rows).toEqual([
+          { effect: 'lease', level: 'read committed' },
+          { effect: 'tx', level: 'read committed' },
+        ])
       } finally {
+        await own.pool.query('DROP FUNCTION IF EXISTS note_isolation CASCADE; DROP TABLE IF EXISTS isolation')
         await own.pool.query(
           `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_isolation', current_database()); END $$`,
         )
