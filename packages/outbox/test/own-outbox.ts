@@ -39,7 +39,7 @@ export function ownOutbox(server: PostgresAddress, max = 30): OwnOutbox {
     taken.clear()
     await Promise.all(workers.splice(0).map((worker) => worker.stop({ graceMs: 0 })))
     await pool?.query(
-      'DELETE FROM outbox.event; DELETE FROM outbox.claim; DELETE FROM outbox.dead_letter; DELETE FROM outbox.paused',
+      ['event', 'claim', 'worker', 'dead_letter', 'paused'].map((table) => `DELETE FROM outbox.${table}`).join(';'),
     )
   })
   afterAll(async () => {
