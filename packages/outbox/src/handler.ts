@@ -73,7 +73,10 @@ export interface HandlerSettings<P> {
   readonly effect?: Effect | undefined
   /** With `effect: 'log'`: on whose behalf it reads. Handlers of one consumer share its position, in all workers. */
   readonly consumer?: string | undefined
-  /** With `effect: 'log'`: where a consumer that is new begins. Default `beginning`: with the oldest event that is kept. */
+  /**
+   * With `effect: 'log'`: where a consumer that is new begins. Default `beginning`: with the oldest event that is kept;
+   * `end`: with what is committed after its worker has started.
+   */
   readonly start?: 'beginning' | 'end' | undefined
   /** Events of this type that run at a time in one worker. Default: as many as the worker's `maxParallel`. */
   readonly concurrency?: number | undefined

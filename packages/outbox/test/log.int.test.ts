@@ -239,15 +239,26 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
       ({ w: { effect: 'log', consumer, start, handler: (payload: string) => void seen.push(`${consumer} ${payload}`) } }) as const
     await outbox.append(own.pool, { type: 'w', payload: 'old' })
     await own.pool.query(`INSERT INTO outbox.paused (type) VALUES ('w')`)
+    // What is committed is in the past also where an older transaction is open, and what that one wrote is not.
+    const older = await own.connect()
+    await older.query('BEGIN')
+    await outbox.append(older, { type: 'w', payload: 'open' })
+    await outbox.append(own.pool, { type: 'w', payload: 'committed' })
     await own.worker({ handlers: handlers('all', 'beginning'), pollInterval: 50 }).start()
     await own.worker({ handlers: handlers('new', 'end'), pollInterval: 50 }).start()
     await until(async () => (await logProgress(own.pool)).length === 2)
+    expect((await logProgress(own.pool)).map(({ name, lagEvents }) => [name, lagEvents])).toEqual([
+      ['all', 2],
+      ['new', 0],
+    ])
     await outbox.append(own.pool, { type: 'w', payload: 'young' })
+    await older.query('COMMIT')
     await new Promise((resolve) => setTimeout(resolve, 300))
     expect(seen).toEqual([])
+    expect((await logProgress(own.pool)).map(({ lagEvents }) => lagEvents)).toEqual([4, 2])
     await own.pool.query('DELETE FROM outbox.paused')
-    await until(() => seen.length === 3)
-    expect(seen.toSorted()).toEqual(['all old', 'all young', 'new young'])
+    await until(async () => (await logProgress(own.pool)).every(({ lagEvents }) => lagEvents === 0))
+    expect(seen.toSorted()).toEqual(['all committed', 'all old', 'all open', 'all young', 'new open', 'new young'])
   })
 
   it('leaves a consumer alone that takes types which this worker does not know', async () => {

@@ -37,6 +37,7 @@ CREATE TABLE ${s}.consumer (
   id           int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   name         text NOT NULL UNIQUE CHECK (name <> ''),
   types        text[] NOT NULL,
+  after        pg_snapshot,
   since        xid8 NOT NULL,
   until        xid8 NOT NULL,
   position     bigint NOT NULL DEFAULT 0,
@@ -51,6 +52,7 @@ CREATE TABLE ${s}.consumer (
   created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
   moved_at     timestamptz
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
+COMMENT ON COLUMN ${s}.consumer.after IS 'It reads nothing that was committed before this: where it began at the end';
 COMMENT ON COLUMN ${s}.consumer.since IS 'It reads the events of the transactions from this one on, in the order of their ids';
 COMMENT ON COLUMN ${s}.consumer.until IS 'Before this one: all of them were over when it was drawn';
 COMMENT ON COLUMN ${s}.consumer.position IS 'Of these events, the last one that is over';
@@ -79,12 +81,13 @@ BEGIN
   PERFORM ${s}.wake();
 END $f$;
 
--- add_consumer: makes it where it is not there yet, before the first event that is kept or behind the last that is over.
+-- add_consumer: makes it where it is not there yet, before the first event that is kept or behind the last that is committed.
 -- The types of one that is there are added to.
 CREATE FUNCTION ${s}.add_consumer(p_name text, p_types text[], p_start text) RETURNS void LANGUAGE plpgsql AS $f$
 BEGIN
-  INSERT INTO ${s}.consumer AS c (name, types, since, until)
-    SELECT p_name, p_types, x, x FROM (SELECT CASE WHEN p_start = 'end' THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE '0' END) v (x)
+  INSERT INTO ${s}.consumer AS c (name, types, after, since, until)
+    SELECT p_name, p_types, v.now, coalesce(pg_snapshot_xmin(v.now), '0'), coalesce(pg_snapshot_xmin(v.now), '0')
+      FROM (SELECT CASE WHEN p_start = 'end' THEN pg_current_snapshot() END) v (now)
     ON CONFLICT (name) DO UPDATE SET types = c.types || array(SELECT unnest(p_types) EXCEPT SELECT unnest(c.types))
       WHERE NOT p_types <@ c.types;
 END $f$;
@@ -162,10 +165,12 @@ BEGIN
       v_since := c.until;
       v_until := pg_snapshot_xmin(pg_current_snapshot());
       -- By the index of xid: the planner must not look for them by their ids.
-      SELECT min(l.id + 0) - 1, max(l.id + 0) INTO v_position, v_last FROM ${s}.log l WHERE l.xid >= v_since AND l.xid < v_until;
+      SELECT min(l.id + 0) - 1, max(l.id + 0) INTO v_position, v_last FROM ${s}.log l
+        WHERE l.xid >= v_since AND l.xid < v_until AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE;
     END IF;
     IF v_last IS NULL THEN
-      v_state := CASE WHEN EXISTS (SELECT FROM ${s}.log l WHERE l.xid >= v_until) THEN 'fenced' ELSE 'end' END;
+      v_state := CASE WHEN EXISTS (SELECT FROM ${s}.log l
+        WHERE l.xid >= v_until AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE) THEN 'fenced' ELSE 'end' END;
     END IF;
   END IF;
   IF v_state IS NULL THEN
@@ -174,13 +179,15 @@ BEGIN
     IF cardinality(v_paused) > 0 THEN
       SELECT l.place - 1 INTO v_before FROM (
         SELECT g.type, row_number() OVER (ORDER BY g.id) AS place FROM ${s}.log g
-          WHERE g.id > v_position AND g.id <= v_last AND g.xid >= v_since AND g.xid < v_until ORDER BY g.id LIMIT v_limit
+          WHERE g.id > v_position AND g.id <= v_last AND g.xid >= v_since AND g.xid < v_until
+            AND pg_visible_in_snapshot(g.xid, c.after) IS NOT TRUE ORDER BY g.id LIMIT v_limit
       ) l WHERE l.type = ANY (v_paused) ORDER BY l.place LIMIT 1;
     END IF;
     RETURN QUERY
       SELECT l.id, l.type, CASE WHEN l.type = ANY (p_types) THEN l.payload::text END, l.headers::text, l.key, 0, 0,
           date_part('epoch', l.created_at) * 1000, false, NULL
         FROM ${s}.log l WHERE l.id > v_position AND l.id <= v_last AND l.xid >= v_since AND l.xid < v_until
+          AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE
         ORDER BY l.id LIMIT least(v_limit, v_before);
     v_state := CASE WHEN FOUND THEN 'events' ELSE 'paused' END;
   END IF;
@@ -294,9 +301,11 @@ CREATE FUNCTION ${s}.log_progress() RETURNS TABLE (
             min(u.created_at) AS oldest
           FROM (
             (SELECT l.xid, l.created_at FROM ${s}.log l
-              WHERE l.id > c.position AND l.id <= c.last AND l.xid >= c.since AND l.xid < c.until ORDER BY l.id LIMIT 100000)
+              WHERE l.id > c.position AND l.id <= c.last AND l.xid >= c.since AND l.xid < c.until
+                AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE ORDER BY l.id LIMIT 100000)
             UNION ALL
-            (SELECT l.xid, l.created_at FROM ${s}.log l WHERE l.xid >= c.until ORDER BY l.xid LIMIT 100000)
+            (SELECT l.xid, l.created_at FROM ${s}.log l
+              WHERE l.xid >= c.until AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE ORDER BY l.xid LIMIT 100000)
           ) u
       ) b
       LEFT JOIN LATERAL (
