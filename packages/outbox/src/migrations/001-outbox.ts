@@ -533,11 +533,10 @@ BEGIN
     DELETE FROM ${s}.worker w WHERE w.id = v_worker.id;
     v_count := v_count + 1;
   END LOOP;
-  -- A claim without a worker: nobody else would free it.
+  -- What workers that signed off left on connections that the server had not ended yet: nothing died of it.
   v_claims := array(SELECT c.id FROM ${s}.claim c
     WHERE NOT EXISTS (SELECT FROM ${s}.worker w WHERE w.id = c.worker_id) FOR UPDATE OF c SKIP LOCKED);
   IF cardinality(v_claims) > 0 THEN
-    UPDATE ${s}.event e SET suspect = true WHERE e.id IN (SELECT unnest(c.ids) FROM ${s}.claim c WHERE c.id = ANY (v_claims));
     DELETE FROM ${s}.claim c WHERE c.id = ANY (v_claims);
     v_count := v_count + 1;
   END IF;
@@ -545,14 +544,16 @@ BEGIN
   RETURN v_count;
 END $f$;
 
--- sign_off: a worker that has stopped. What tx batches left behind goes with it; leases that were given back are gone already.
+-- sign_off: a worker that has stopped. What tx batches left behind goes with it, or with the next rescue where the server
+-- still runs a statement of theirs; leases that were given back are gone already.
 -- With the lock of its row a claim that was being made is there when one looks for claims.
 CREATE FUNCTION ${s}.sign_off(p_worker bigint) RETURNS void LANGUAGE plpgsql AS $f$
 BEGIN
   PERFORM FROM ${s}.worker w WHERE w.id = p_worker FOR UPDATE;
   DELETE FROM ${s}.claim WHERE id = ANY (array(
     SELECT c.id FROM ${s}.claim c WHERE c.worker_id = p_worker AND c.effect = 'tx' FOR UPDATE SKIP LOCKED));
-  DELETE FROM ${s}.worker w WHERE w.id = p_worker AND NOT EXISTS (SELECT FROM ${s}.claim c WHERE c.worker_id = p_worker);
+  DELETE FROM ${s}.worker w WHERE w.id = p_worker
+    AND NOT EXISTS (SELECT FROM ${s}.claim c WHERE c.worker_id = p_worker AND c.effect = 'lease');
 END $f$;
 `,
 }
