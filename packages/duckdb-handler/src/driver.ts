@@ -1,4 +1,6 @@
 // The one file that imports the driver.
+import { randomUUID } from 'node:crypto'
+import { link, lstat, rm } from 'node:fs/promises'
 import {
   blobValue,
   DuckDBBlobValue,
@@ -102,6 +104,23 @@ export class Session {
   }
 }
 
+/**
+ * A file that is not there yet comes whole: DuckDB makes an empty file first and locks and fills it then. A process that
+ * opens it in between finds no database, and one that ends in between leaves none, which nobody could open any more.
+ */
+async function makeFile(path: string): Promise<void> {
+  if (await lstat(path).catch(() => undefined)) return
+  const whole = `${path}.${randomUUID()}.new`
+  try {
+    ;(await DuckDBInstance.create(whole)).closeSync()
+    await link(whole, path)
+  } catch {
+    // Another process was quicker, or there are no links here: then DuckDB makes it. Opening says what else is wrong.
+  } finally {
+    await rm(whole, { force: true })
+  }
+}
+
 /** An open database. */
 export class Database {
   readonly #instance: DuckDBInstance
@@ -115,9 +134,9 @@ export class Database {
    * one would release the first one's lock (POSIX locks belong to the process) and let another process write.
    */
   static async open(path: string, options: Record<string, string>): Promise<Database> {
-    return new Database(
-      await (path === ':memory:' ? DuckDBInstance.create(path, options) : DuckDBInstance.fromCache(path, options)),
-    )
+    if (path === ':memory:') return new Database(await DuckDBInstance.create(path, options))
+    if (options['access_mode'] !== 'READ_ONLY') await makeFile(path)
+    return new Database(await DuckDBInstance.fromCache(path, options))
   }
 
   async session(): Promise<Session> {

@@ -1,8 +1,9 @@
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import { DuckDbHandler, type DuckDbHandlerOptions, ident, literal } from '@common-handlers/duckdb-handler'
 
@@ -236,6 +237,32 @@ describe('a file', () => {
       ['open the database', true, 'v1.5.6'],
       ['read its tables', true, '1 tables'],
     ])
+  })
+
+  it('is made whole: of processes that begin together none finds half of it', async () => {
+    const many = join(folder, 'many')
+    await mkdir(many)
+    const program = `
+      import { DuckDbHandler } from '@common-handlers/duckdb-handler'
+      const [folder, at] = process.argv.slice(1)
+      const codes = []
+      for (let n = 0; n < 60; n++) {
+        while (Date.now() < Number(at) + n * 40);
+        const db = new DuckDbHandler({ path: \`\${folder}/\${n}.duckdb\` })
+        try { await db.execute('CREATE TABLE IF NOT EXISTS t AS SELECT 1 AS x') } catch (error) { codes.push(error.code) }
+        await db.close()
+      }
+      console.log(JSON.stringify(codes))`
+    const at = String(Date.now() + 2000)
+    const args = ['--conditions=@common-handlers/source', '--input-type=module', '-e', program, many, at]
+    const ended = await Promise.all(
+      Array.from({ length: 4 }, () => promisify(execFile)(process.execPath, args, { cwd: import.meta.dirname })),
+    )
+    const codes = ended.flatMap(({ stdout }) => JSON.parse(stdout) as string[])
+    expect(codes.filter((code) => code !== 'DUCKDB_LOCKED')).toEqual([])
+    expect((await readdir(many)).filter((name) => !/^\d+\.duckdb$/.test(name))).toEqual([])
+    for (let n = 0; n < 60; n++)
+      expect((await open({ path: join(many, `${n}.duckdb`) }).query('SELECT x FROM t')).rows).toEqual([{ x: 1 }])
   })
 
   it('that is none, is missing or in no folder is an error that says so', async () => {
