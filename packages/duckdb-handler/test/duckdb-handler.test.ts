@@ -244,7 +244,7 @@ describe('a file', () => {
     const many = join(folder, 'many')
     await mkdir(many)
     const paths = Array.from({ length: 40 }, (_, n) => join(many, `${n}.duckdb`))
-    const program = `
+    const script = `
       import { DuckDbHandler } from '@common-handlers/duckdb-handler'
       const codes = []
       for (const path of process.argv.slice(1)) {
@@ -253,7 +253,7 @@ describe('a file', () => {
         await db.close()
       }
       console.log(JSON.stringify(codes))`
-    const args = ['--conditions=@common-handlers/source', '--input-type=module', '-e', program, ...paths]
+    const args = ['--conditions=@common-handlers/source', '--input-type=module', '-e', script, ...paths]
     const makers = [1, 2].map(() => promisify(execFile)(process.execPath, args, { cwd: import.meta.dirname }))
     // The smallest database is three blocks of header.
     const end = performance.now() + 30_000
