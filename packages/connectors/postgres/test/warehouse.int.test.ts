@@ -208,20 +208,21 @@ describeWith(['postgres'], 'the warehouse', ({ postgres: server }) => {
   it('ends with its signal though the source says nothing, and with the server', async () => {
     await using dw = await dwDestination(config(), alone)
     let ended = false
+    const reason = new RangeError('changed my mind')
+    const abort = new AbortController()
     const silent: AsyncIterable<Row> = {
       [Symbol.asyncIterator]: () => ({
-        next: () => new Promise(() => undefined),
+        next: () => {
+          setTimeout(() => abort.abort(reason), 50)
+          return new Promise(() => undefined)
+        },
         return: () => {
           ended = true
           return Promise.resolve({ done: true, value: undefined })
         },
       }),
     }
-    const reason = new RangeError('changed my mind')
-    const abort = new AbortController()
-    const loading = dw.load('t', silent, { signal: abort.signal })
-    setTimeout(() => abort.abort(reason), 50)
-    await expect(loading).rejects.toBe(reason)
+    await expect(dw.load('t', silent, { signal: abort.signal })).rejects.toBe(reason)
     expect(ended).toBe(true)
 
     await using proxy = await startFaultProxy({ host, port })
