@@ -1,6 +1,8 @@
 // The one file that imports the driver.
 import { randomUUID } from 'node:crypto'
-import { link, lstat, rm } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { link, rm } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import {
   blobValue,
   DuckDBBlobValue,
@@ -109,15 +111,17 @@ export class Session {
  * opens it in between finds no database, and one that ends in between leaves none, which nobody could open any more.
  */
 async function makeFile(path: string): Promise<void> {
-  if (await lstat(path).catch(() => undefined)) return
-  const whole = `${path}.${randomUUID()}.new`
+  if (existsSync(path)) return
+  const whole = join(dirname(path), `.${randomUUID()}.duckdb`)
   try {
-    ;(await DuckDBInstance.create(whole)).closeSync()
-    await link(whole, path)
+    try {
+      ;(await DuckDBInstance.create(whole)).closeSync()
+      await link(whole, path)
+    } finally {
+      await rm(whole, { force: true })
+    }
   } catch {
     // Another process was quicker, or there are no links here: then DuckDB makes it. Opening says what else is wrong.
-  } finally {
-    await rm(whole, { force: true })
   }
 }
 

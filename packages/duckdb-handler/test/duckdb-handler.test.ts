@@ -1,7 +1,7 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { statSync } from 'node:fs'
-import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { existsSync, statSync } from 'node:fs'
+import { chmod, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -269,6 +269,16 @@ describe('a file', () => {
     for (const path of paths) expect((await open({ path }).query('SELECT x FROM t')).rows).toEqual([{ x: 1 }])
   })
 
+  it('may have any name, and a link for it', async () => {
+    const path = join(folder, 'x'.repeat(240))
+    await open({ path }).execute('CREATE TABLE t AS SELECT 1 AS x')
+    const [target, alias] = [join(folder, 'target.duckdb'), join(folder, 'alias.duckdb')]
+    await symlink(target, alias)
+    await open({ path: alias }).connect()
+    expect(existsSync(target)).toBe(true)
+    expect((await readdir(folder)).filter((name) => name.startsWith('.'))).toEqual([])
+  })
+
   it('that is none, is missing or in no folder is an error that says so', async () => {
     const path = join(folder, 'none.duckdb')
     await writeFile(path, 'no database at all'.repeat(1000))
@@ -276,6 +286,8 @@ describe('a file', () => {
     await expect(open({ path: join(folder, 'missing.duckdb'), readOnly: true }).connect()).rejects.toMatchObject({
       code: 'DUCKDB_FILE_NOT_FOUND',
     })
+    const below = join(path, 'x.duckdb')
+    await expect(open({ path: below }).connect()).rejects.toMatchObject({ message: expect.stringContaining(below) })
     const check = await open({ path: join(folder, 'no', 'x.duckdb') }).check()
     expect(check).toMatchObject({ ok: false, steps: [{ name: 'open the database', error: { code: 'DUCKDB_FILE_NOT_FOUND' } }] })
     if (process.getuid?.() !== 0) {
