@@ -800,34 +800,33 @@ describeWith(['postgres'], 'when something goes wrong', ({ postgres }) => {
       expect(await own.one('SELECT attempts + crashes FROM outbox.event')).toBe(0)
     })
 
-    it('holds nothing against an event whose statement the server still ran when its worker had stopped', async () => {
-      const handlerThat = (query: string): Handlers => ({
-        a: {
-          effect: 'tx',
-          needsDb: true,
-          handler: async (_: unknown, { getRepository }: { getRepository: () => Promise<OutboxRepository> }): Promise<void> => {
-            const repository = await getRepository()
-            await repository.query(query)
-          },
-        },
-      })
-      const asleep = `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'`
-      await own.put('a', [1])
-      await own.pool.query('UPDATE outbox.event SET suspect = true')
-      const worker = own.worker({ handlers: handlerThat('SELECT pg_sleep(1.5)'), maxCrashes: 1 })
-      await worker.start()
-      await until(async () => (await own.one(asleep)) === 1)
-      await worker.stop({ graceMs: 0 })
-      expect(await own.one(asleep)).toBe(1)
-      expect(await own.one('SELECT count(*)::int FROM outbox.worker')).toBe(0)
-      const claims = 'SELECT count(*)::int FROM outbox.claim'
-      expect(await own.one(claims)).toBe(1)
-      const next = own.worker({ handlers: handlerThat('SELECT 1'), maxCrashes: 1 })
-      await next.start()
-      await until(empty)
-      expect(await own.one(asleep)).toBe(0)
-      expect([await own.one(claims), await own.one('SELECT count(*)::int FROM outbox.dead_letter')]).toEqual([0, 0])
-    })
+    it.each([true, false])(
+      'holds nothing against an event whose statement outlives its worker (suspect: %s)',
+      async (suspect) => {
+        const handler = async (
+          _: unknown,
+          { getRepository }: { getRepository: () => Promise<OutboxRepository> },
+        ): Promise<void> => {
+          const repository = await getRepository()
+          await repository.query('SELECT pg_sleep(1)')
+        }
+        const asleep = `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'`
+        await own.put('a', [1])
+        await own.pool.query('UPDATE outbox.event SET suspect = $1', [suspect])
+        const worker = own.worker({ handlers: { a: { effect: 'tx', needsDb: true, handler } } })
+        await worker.start()
+        await until(async () => (await own.one(asleep)) === 1)
+        await worker.stop({ graceMs: 0 })
+        const left = 'SELECT ARRAY[(SELECT count(*) FROM outbox.worker), (SELECT count(*) FROM outbox.claim)]::int[]'
+        expect([await own.one(asleep), await own.one(left)]).toEqual([1, [0, 1]])
+        const rescue = `SELECT outbox.rescue(-1, '15 seconds', 1)`
+        expect(await own.one(rescue)).toBe(0)
+        await until(async () => (await own.one(rescue)) === 1)
+        expect([await own.one(asleep), await own.one(left)]).toEqual([0, [0, 0]])
+        const { rows } = await own.pool.query('SELECT suspect, attempts, crashes FROM outbox.event')
+        expect(rows).toEqual([{ suspect, attempts: 0, crashes: 0 }])
+      },
+    )
   })
 })
 
