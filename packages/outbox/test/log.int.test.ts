@@ -235,30 +235,39 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
 
   it('begins where it is told to, and stops before a type that is paused', async () => {
     const seen: string[] = []
-    const handlers = (consumer: string, start: 'beginning' | 'end') =>
-      ({ w: { effect: 'log', consumer, start, handler: (payload: string) => void seen.push(`${consumer} ${payload}`) } }) as const
+    const handlers = (consumer: string, start: 'beginning' | 'end') => {
+      const handler = (payload: string): void => void seen.push(`${consumer} ${payload}`)
+      const definition = { effect: 'log', consumer, start, handler } as const
+      return { v: definition, w: definition }
+    }
+    const lags = async (): Promise<number[]> => (await logProgress(own.pool)).map(({ lagEvents }) => lagEvents)
     await outbox.append(own.pool, { type: 'w', payload: 'old' })
     await own.pool.query(`INSERT INTO outbox.paused (type) VALUES ('w')`)
     // What is committed is in the past also where an older transaction is open, and what that one wrote is not.
     const older = await own.connect()
-    await older.query('BEGIN')
+    await older.query('BEGIN; SELECT pg_current_xact_id()')
+    await outbox.append(own.pool, { type: 'v', payload: 'before' })
     await outbox.append(older, { type: 'w', payload: 'open' })
-    await outbox.append(own.pool, { type: 'w', payload: 'committed' })
+    await outbox.append(own.pool, { type: 'v', payload: 'behind' })
     await own.worker({ handlers: handlers('all', 'beginning'), pollInterval: 50 }).start()
     await own.worker({ handlers: handlers('new', 'end'), pollInterval: 50 }).start()
-    await until(async () => (await logProgress(own.pool)).length === 2)
-    expect((await logProgress(own.pool)).map(({ name, lagEvents }) => [name, lagEvents])).toEqual([
-      ['all', 2],
-      ['new', 0],
-    ])
-    await outbox.append(own.pool, { type: 'w', payload: 'young' })
+    await until(async () => (await lags()).length === 2)
+    expect(await lags()).toEqual([3, 0])
+    const state = `SELECT meta::json ->> 'state' FROM outbox.read_log('new', -1, '{v,w}', 9, false, 0, NULL) WHERE id IS NULL`
+    await until(async () => (await own.one(state)) === 'end')
     await older.query('COMMIT')
     await new Promise((resolve) => setTimeout(resolve, 300))
     expect(seen).toEqual([])
-    expect((await logProgress(own.pool)).map(({ lagEvents }) => lagEvents)).toEqual([4, 2])
+    expect(await lags()).toEqual([4, 1])
     await own.pool.query('DELETE FROM outbox.paused')
-    await until(async () => (await logProgress(own.pool)).every(({ lagEvents }) => lagEvents === 0))
-    expect(seen.toSorted()).toEqual(['all committed', 'all old', 'all open', 'all young', 'new open', 'new young'])
+    await until(async () => (await lags()).every((lag) => lag === 0))
+    await outbox.append(own.pool, { type: 'w', payload: 'young' })
+    await until(() => seen.length === 7)
+    expect(seen.toSorted()).toEqual([
+      ...['before', 'behind', 'old', 'open', 'young'].map((p) => `all ${p}`),
+      'new open',
+      'new young',
+    ])
   })
 
   it('leaves a consumer alone that takes types which this worker does not know', async () => {

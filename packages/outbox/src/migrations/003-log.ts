@@ -4,6 +4,9 @@ import { quoteLiteral } from '../names.ts'
 /** The log is a ring of so many tables: one is written, the others are kept or empty. */
 const SLOTS = 4
 
+/** Of a row of the log: it was not committed yet when the consumer `c` began at the end. */
+const isNew = (row: string): string => `pg_visible_in_snapshot(${row}.xid, c.after) IS NOT TRUE`
+
 const slots = Array.from({ length: SLOTS }, (_, slot) => slot)
 
 export const logMigration: Migration = {
@@ -166,11 +169,11 @@ BEGIN
       v_until := pg_snapshot_xmin(pg_current_snapshot());
       -- By the index of xid: the planner must not look for them by their ids.
       SELECT min(l.id + 0) - 1, max(l.id + 0) INTO v_position, v_last FROM ${s}.log l
-        WHERE l.xid >= v_since AND l.xid < v_until AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE;
+        WHERE l.xid >= v_since AND l.xid < v_until AND ${isNew('l')};
     END IF;
     IF v_last IS NULL THEN
       v_state := CASE WHEN EXISTS (SELECT FROM ${s}.log l
-        WHERE l.xid >= v_until AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE) THEN 'fenced' ELSE 'end' END;
+        WHERE l.xid >= v_until AND ${isNew('l')}) THEN 'fenced' ELSE 'end' END;
     END IF;
   END IF;
   IF v_state IS NULL THEN
@@ -180,14 +183,14 @@ BEGIN
       SELECT l.place - 1 INTO v_before FROM (
         SELECT g.type, row_number() OVER (ORDER BY g.id) AS place FROM ${s}.log g
           WHERE g.id > v_position AND g.id <= v_last AND g.xid >= v_since AND g.xid < v_until
-            AND pg_visible_in_snapshot(g.xid, c.after) IS NOT TRUE ORDER BY g.id LIMIT v_limit
+            AND ${isNew('g')} ORDER BY g.id LIMIT v_limit
       ) l WHERE l.type = ANY (v_paused) ORDER BY l.place LIMIT 1;
     END IF;
     RETURN QUERY
       SELECT l.id, l.type, CASE WHEN l.type = ANY (p_types) THEN l.payload::text END, l.headers::text, l.key, 0, 0,
           date_part('epoch', l.created_at) * 1000, false, NULL
         FROM ${s}.log l WHERE l.id > v_position AND l.id <= v_last AND l.xid >= v_since AND l.xid < v_until
-          AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE
+          AND ${isNew('l')}
         ORDER BY l.id LIMIT least(v_limit, v_before);
     v_state := CASE WHEN FOUND THEN 'events' ELSE 'paused' END;
   END IF;
@@ -302,10 +305,10 @@ CREATE FUNCTION ${s}.log_progress() RETURNS TABLE (
           FROM (
             (SELECT l.xid, l.created_at FROM ${s}.log l
               WHERE l.id > c.position AND l.id <= c.last AND l.xid >= c.since AND l.xid < c.until
-                AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE ORDER BY l.id LIMIT 100000)
+                AND ${isNew('l')} ORDER BY l.id LIMIT 100000)
             UNION ALL
             (SELECT l.xid, l.created_at FROM ${s}.log l
-              WHERE l.xid >= c.until AND pg_visible_in_snapshot(l.xid, c.after) IS NOT TRUE ORDER BY l.xid LIMIT 100000)
+              WHERE l.xid >= c.until AND ${isNew('l')} ORDER BY l.xid LIMIT 100000)
           ) u
       ) b
       LEFT JOIN LATERAL (
