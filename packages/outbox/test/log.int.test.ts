@@ -245,9 +245,10 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
     await own.pool.query(`INSERT INTO outbox.paused (type) VALUES ('w')`)
     // What is committed is in the past also where an older transaction is open, and what that one wrote is not.
     const older = await own.connect()
-    await older.query('BEGIN; SELECT pg_current_xact_id()')
-    await outbox.append(own.pool, { type: 'v', payload: 'before' })
-    await outbox.append(older, { type: 'w', payload: 'open' })
+    await older.query('BEGIN')
+    await outbox.append(older, { type: 'v', payload: 'open' })
+    await outbox.append(own.pool, { type: 'v', payload: 'between' })
+    await outbox.append(older, { type: 'w', payload: 'open too' })
     await outbox.append(own.pool, { type: 'v', payload: 'behind' })
     await own.worker({ handlers: handlers('all', 'beginning'), pollInterval: 50 }).start()
     await own.worker({ handlers: handlers('new', 'end'), pollInterval: 50 }).start()
@@ -257,17 +258,14 @@ describeWith(['postgres'], 'the log', ({ postgres }) => {
     await until(async () => (await own.one(state)) === 'end')
     await older.query('COMMIT')
     await new Promise((resolve) => setTimeout(resolve, 300))
-    expect(seen).toEqual([])
-    expect(await lags()).toEqual([4, 1])
+    expect(seen).toEqual(['new open'])
+    expect(await lags()).toEqual([5, 1])
     await own.pool.query('DELETE FROM outbox.paused')
     await until(async () => (await lags()).every((lag) => lag === 0))
     await outbox.append(own.pool, { type: 'w', payload: 'young' })
-    await until(() => seen.length === 7)
-    expect(seen.toSorted()).toEqual([
-      ...['before', 'behind', 'old', 'open', 'young'].map((p) => `all ${p}`),
-      'new open',
-      'new young',
-    ])
+    await until(() => seen.length === 9)
+    const all = ['behind', 'between', 'old', 'open', 'open too', 'young'].map((payload) => `all ${payload}`)
+    expect(seen.toSorted()).toEqual([...all, 'new open', 'new open too', 'new young'])
   })
 
   it('leaves a consumer alone that takes types which this worker does not know', async () => {
