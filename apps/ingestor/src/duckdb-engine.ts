@@ -301,7 +301,7 @@ class DuckDbEngine implements Engine {
       })
       if (known.rows.length === 0) return NEW_FILE
     } else {
-      await mkdir(dirname(this.#path), { recursive: true })
+      await makeFolder(dirname(this.#path))
       await this.#makeBooks(signal)
     }
     const { rows } = await this.#database.query<{ id: string }>(`SELECT id FROM ${WAREHOUSE}`, [], { signal })
@@ -389,4 +389,16 @@ function diskFull(error: unknown, folder: string, bytes: number): unknown {
       cause: error,
     },
   )
+}
+
+/** @throws ConfigError `INGESTOR_FOLDER_UNUSABLE` */
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { recursive: true })
+  } catch (error) {
+    throw new ConfigError(
+      `duckdb.path: the folder ${folder} cannot be made (${(error as Error).message}): give another one, or the right to make it`,
+      { code: 'INGESTOR_FOLDER_UNUSABLE', cause: error },
+    )
+  }
 }

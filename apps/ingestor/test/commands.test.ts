@@ -92,6 +92,7 @@ describe('the commands', () => {
       'Trino cannot read a folder of this machine',
     ],
     ['engine duckdb without a path', { duckdb: undefined }, 'needs duckdb.path'],
+    ['a folder that cannot be made', { duckdb: { path: `${import.meta.filename}/w.duckdb` } }, 'give another one'],
     ['a store that is none', { store: 'ftp://lake' }, 'expected s3://bucket/prefix'],
   ])('refuse %s', async (_, change, message) => {
     expect(await call(['run'], { ...config, ...change })).toMatchObject({ code: 2, log: expect.stringContaining(message) })

@@ -63,7 +63,13 @@ const rules: readonly Rule[] = [
   },
   { kind: /^Out of Memory$/, code: 'DUCKDB_OUT_OF_MEMORY', build: capacity, advice: 'raise memoryLimit, or lower threads' },
   {
-    message: /not a valid DuckDB database file|checksum|corrupt|newer version of DuckDB|older version of DuckDB/i,
+    message: /not a valid DuckDB database file/,
+    code: 'DUCKDB_FILE_UNUSABLE',
+    build: data,
+    advice: 'give the path of a database or of a file that is not there yet; delete this one only if it is empty or of no use',
+  },
+  {
+    message: /checksum|corrupt|newer version of DuckDB|older version of DuckDB/i,
     code: 'DUCKDB_FILE_UNUSABLE',
     build: data,
   },

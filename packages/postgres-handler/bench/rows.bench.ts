@@ -1,7 +1,7 @@
 // Rows by cursor and point queries: this handler against plain pg (with pg-cursor) and postgres.js, each in a process of its
 // own, interleaved in one run, and all with the same conversion: int8 as bigint, the rest as text. The package is measured as
-// it is installed: `tsc -b` first. The CPU time is the client's.
-//   POSTGRES_URL=postgres://… node --conditions=@common-handlers/source bench/rows.bench.ts [rows] [queries] [rounds]
+// it is installed: built, which `pnpm run bench` sees to. The CPU time is the client's.
+//   POSTGRES_URL=postgres://… pnpm run bench packages/postgres-handler/bench/rows.bench.ts [rows] [queries] [rounds]
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'

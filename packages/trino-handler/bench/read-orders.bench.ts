@@ -1,7 +1,7 @@
 /* oxlint-disable no-console -- a benchmark reports on the console */
 // Reads the 1.5 million rows of tpch.sf1.orders by this handler, direct and spooled, by trino-client and by Trino's
 // Python client, each in a process of its own, in turn: `pnpm run bench packages/trino-handler/bench/read-orders.bench.ts [rounds]`.
-// The handler is measured as built (`pnpm run build`). CPU is the client's own.
+// The handler is measured as built, which that sees to. CPU is the client's own.
 import { execFile } from 'node:child_process'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
